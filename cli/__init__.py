@@ -1,0 +1,1 @@
+"""Terminal commands: each parses, calls one library function and prints where the result is."""

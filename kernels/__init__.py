@@ -1,0 +1,1 @@
+"""Scan kernels and their plain references (see README.md beside this file)."""

@@ -1,0 +1,1 @@
+"""Simulated truth and radar plots."""

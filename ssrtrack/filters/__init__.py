@@ -1,0 +1,1 @@
+"""State estimators: motion, measurement, classical filters and smoothers."""

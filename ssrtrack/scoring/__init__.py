@@ -1,0 +1,1 @@
+"""Accuracy, consistency and bounds."""
