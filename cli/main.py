@@ -1,0 +1,69 @@
+"""The `ssrtrack` command. Heavy modules load inside each command, so that `--help` answers at once."""
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from ssrtrack import __version__
+from ssrtrack.cli.evaluate import evaluate
+from ssrtrack.cli.export import export
+from ssrtrack.cli.info import info
+from ssrtrack.cli.ingest import ingest
+from ssrtrack.cli.simulate import simulate
+from ssrtrack.errors import SsrtrackError
+
+app = typer.Typer(
+    name="ssrtrack",
+    help="Secondary surveillance radar tracking: plots in, scored tracks out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"ssrtrack {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+app.command()(simulate)
+app.command()(ingest)
+app.command()(export)
+app.command()(info)
+app.command()(evaluate)
+
+
+def main() -> None:
+    """Run the command line: exit code 0 done, 1 failed (one readable line), 2 wrong usage."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    try:
+        app([a for a in arguments if a != "--debug"])
+    except SsrtrackError as error:
+        _fail(f"error: {error}", debug)
+    except OSError as error:
+        _fail(f"error: {error.strerror or error}: {error.filename}" if error.filename else f"error: {error}", debug)
+    except MemoryError:
+        _fail("error: out of memory; close other programs or give a smaller input", debug)
+    except Exception as error:
+        _fail(f"internal error: {type(error).__name__}: {error} (run again with --debug and report it)", debug)
+
+
+def _fail(message: str, debug: bool) -> None:
+    if debug:
+        traceback.print_exc()
+    print(" ".join(message.split()), file=sys.stderr)
+    raise SystemExit(1)
