@@ -6,7 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import h5py
 import numpy as np
 
 from ssrtrack.data import Array, Origin, Plots, Radar, Table, Tracks, Truth
@@ -144,7 +143,7 @@ class _Stream:
     def whole(self, kind: type[AnyTable], columns: Sequence[str] | None = None) -> AnyTable:
         """All rows in time order."""
         if not self.rows:
-            return self._table(kind, {n: v for n, v in kind.empty().columns().items()})
+            return self._table(kind, kind.empty().columns())
         block = self._read(self._chosen(columns), 0, self.rows)
         return self._table(kind, _sorted(block) if "time_s" in block and self.lag_s else block)
 
@@ -164,9 +163,7 @@ class _Stream:
                 block = _sorted({n: np.concatenate([waiting[n], v]) for n, v in block.items()} if waiting else block)
             time_s = block["time_s"]
             if time_s[0] < last_s or (np.diff(time_s) < 0.0).any():
-                raise LogError(
-                    f"{self.path}: {self.key}: rows are less ordered than max_disorder_s says; {READ_REMEDY}"
-                )
+                raise LogError(f"{self.path}: {self.key}: rows are less ordered than max_disorder_s; {READ_REMEDY}")
             final = int(np.searchsorted(time_s, time_s[-1] - lag_s, "right"))
             last_s = time_s[final - 1] if final else last_s
             yield from self._tables(kind, block, 0, final, rows)

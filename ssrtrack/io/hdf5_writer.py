@@ -1,6 +1,7 @@
 """Writes a log in one streaming pass; the file appears under its name only when it is whole."""
 
 import os
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -107,7 +108,7 @@ class LogWriter:
         if not name or name != name.strip() or not name.isprintable() or "/" in name or name.startswith("."):
             raise LogError(f"{self.path}: {name!r} cannot name tracks; use a word without '/' such as 'imm'")
         origin = tracks.origin
-        values = (origin.latitude_deg, origin.longitude_deg, origin.height_m)
+        values = (float(origin.latitude_deg), float(origin.longitude_deg), float(origin.height_m))
         key = f"{TRACKS}/{name}"
         known = tuple(self._groups[key].extra.values()) if key in self._groups else values
         if not np.array_equal(known, values, equal_nan=True):
@@ -155,10 +156,8 @@ class LogWriter:
 
     def _discard(self) -> None:
         if self._file is not None:
-            try:
+            with suppress(OSError, RuntimeError):  # a full disk also fails the closing; the file goes anyway
                 self._file.close()
-            except (OSError, RuntimeError):
-                pass  # a full disk also fails the closing; the file goes anyway
             self._file = None
         self._part.unlink(missing_ok=True)
 
@@ -211,7 +210,7 @@ class _Stream:
         if back[worst] > MAX_DISORDER_S:
             raise LogError(
                 f"{self.path}: {self.key}: row {worst} of the table has time_s {time_s[worst]:.3f} after "
-                f"{newest[worst]:.3f}; at most {MAX_DISORDER_S:.0f} s of disorder is stored, sort or merge by time first"
+                f"{newest[worst]:.3f}; at most {MAX_DISORDER_S:.0f} s of disorder is stored, sort by time first"
             )
         self.disorder_s = max(self.disorder_s, float(back[worst]))
         self.first_s, self.newest_s = min(self.first_s, float(time_s.min())), float(newest[-1])
