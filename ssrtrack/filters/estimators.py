@@ -1,0 +1,173 @@
+"""The classical estimators by name, with defaults for airliners seen by a secondary radar every 4 to 12 s."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssrtrack.errors import EstimatorError
+from ssrtrack.filters.alphabeta import AlphaBeta
+from ssrtrack.filters.bank import Bank
+from ssrtrack.filters.chain import Chain
+from ssrtrack.filters.motion import Motion, constant_velocity, coordinated_turn, singer
+from ssrtrack.filters.options import Options
+from ssrtrack.filters.protocol import Estimator, join, put, take
+from ssrtrack.units import DEG_RAD
+
+__all__ = ["ESTIMATORS", "Estimator", "join", "make_estimator", "parameters_of", "put", "take"]
+
+Array = NDArray[Any]
+PLAIN = Options()
+ONE = Chain(np.ones(1), np.zeros((1, 1)))
+
+
+def _one(motion: Motion, engine: str, observation: str, options: Options) -> Bank:
+    return Bank((motion,), ONE, engine, observation, options)
+
+
+def _alpha_beta(options: Options = PLAIN, *, q_m2s3: float = 2.0) -> Estimator:
+    return AlphaBeta(_positive("q_m2s3", q_m2s3), options)
+
+
+def _kf(options: Options = PLAIN, *, q_m2s3: float = 2.0) -> Estimator:
+    return _one(constant_velocity(_positive("q_m2s3", q_m2s3)), "extended", "position", options)
+
+
+def _kf_ca(options: Options = PLAIN, *, sigma_mps2: float = 1.5, tau_s: float = 60.0) -> Estimator:
+    motion = singer(_positive("sigma_mps2", sigma_mps2), _positive("tau_s", tau_s), "CA")
+    return _one(motion, "extended", "position", options)
+
+
+def _singer(options: Options = PLAIN, *, sigma_mps2: float = 1.5, tau_s: float = 20.0) -> Estimator:
+    motion = singer(_positive("sigma_mps2", sigma_mps2), _positive("tau_s", tau_s))
+    return _one(motion, "extended", "position", options)
+
+
+def _polar_cv(engine: str) -> Callable[..., Estimator]:
+    def factory(options: Options = PLAIN, *, q_m2s3: float = 2.0) -> Estimator:
+        return _one(constant_velocity(_positive("q_m2s3", q_m2s3)), engine, "polar", options)
+
+    return factory
+
+
+def _polar_ct(engine: str) -> Callable[..., Estimator]:
+    def factory(
+        options: Options = PLAIN, *, q_m2s3: float = 0.5, rate_sigma_dps: float = 1.0, tau_s: float = 30.0
+    ) -> Estimator:
+        motion = _turn(0.0, rate_sigma_dps, tau_s, q_m2s3, "CT")
+        return _one(motion, engine, "polar", options)
+
+    return factory
+
+
+def _imm2(
+    options: Options = PLAIN,
+    *,
+    q_m2s3: float = 0.05,
+    q_high_m2s3: float = 20.0,
+    sojourn_s: float = 120.0,
+    sojourn_high_s: float = 30.0,
+) -> Estimator:
+    motions = constant_velocity(_positive("q_m2s3", q_m2s3)), constant_velocity(q_high_m2s3, "CV-high")
+    chain = Chain(np.array([sojourn_s, sojourn_high_s]), np.array([[0.0, 1.0], [1.0, 0.0]]))
+    return Bank(motions, chain, "extended", "position", options)
+
+
+def _imm3(
+    options: Options = PLAIN,
+    *,
+    q_m2s3: float = 0.05,
+    turn_rate_dps: float = 1.5,
+    rate_sigma_dps: float = 0.8,
+    tau_s: float = 60.0,
+    q_turn_m2s3: float = 0.5,
+    sojourn_s: float = 120.0,
+    sojourn_turn_s: float = 40.0,
+) -> Estimator:
+    turns = _turns(turn_rate_dps, rate_sigma_dps, tau_s, q_turn_m2s3)
+    jump = np.array([[0.0, 0.5, 0.5], [0.9, 0.0, 0.1], [0.9, 0.1, 0.0]])
+    chain = Chain(np.array([sojourn_s, sojourn_turn_s, sojourn_turn_s]), jump)
+    return Bank((constant_velocity(_positive("q_m2s3", q_m2s3)), *turns), chain, "extended", "position", options)
+
+
+def _imm(
+    options: Options = PLAIN,
+    *,
+    q_m2s3: float = 0.05,
+    q_high_m2s3: float = 20.0,
+    turn_rate_dps: float = 1.5,
+    rate_sigma_dps: float = 0.8,
+    tau_s: float = 60.0,
+    q_turn_m2s3: float = 0.5,
+    sojourn_s: float = 120.0,
+    sojourn_high_s: float = 20.0,
+    sojourn_turn_s: float = 40.0,
+) -> Estimator:
+    straight = constant_velocity(_positive("q_m2s3", q_m2s3)), constant_velocity(q_high_m2s3, "CV-high")
+    turns = _turns(turn_rate_dps, rate_sigma_dps, tau_s, q_turn_m2s3)
+    jump = np.array([[0.0, 0.4, 0.3, 0.3], [0.6, 0.0, 0.2, 0.2], [0.6, 0.3, 0.0, 0.1], [0.6, 0.3, 0.1, 0.0]])
+    chain = Chain(np.array([sojourn_s, sojourn_high_s, sojourn_turn_s, sojourn_turn_s]), jump)
+    return Bank((*straight, *turns), chain, "extended", "position", options)
+
+
+# Name -> factory(options, **parameters). The polar ones observe range and azimuth, the others the converted position.
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "alpha-beta": _alpha_beta,
+    "kf": _kf,
+    "kf-ca": _kf_ca,
+    "singer": _singer,
+    "ekf": _polar_cv("extended"),
+    "ekf-ct": _polar_ct("extended"),
+    "ukf": _polar_cv("unscented"),
+    "ukf-ct": _polar_ct("unscented"),
+    "ckf": _polar_cv("cubature"),
+    "imm": _imm,
+    "imm2": _imm2,
+    "imm3": _imm3,
+}
+
+
+def make_estimator(name: str, **parameters: Any) -> Estimator:
+    """The estimator `name`, with some of its parameters or of `Options` changed.
+
+    Raises:
+        EstimatorError: unknown name or parameter (the message lists the known ones), or a value out of range.
+    """
+    known = parameters_of(name)
+    unknown = sorted(set(parameters) - set(known))
+    if unknown:
+        raise EstimatorError(f"estimator {name!r} has no parameters {unknown}; known: {known}")
+    common = {f.name for f in fields(Options)}
+    options = Options(**{k: v for k, v in parameters.items() if k in common})
+    return ESTIMATORS[name](options, **{k: v for k, v in parameters.items() if k not in common})
+
+
+def parameters_of(name: str) -> dict[str, Any]:
+    """Parameters of an estimator and their defaults, its own first.
+
+    Raises:
+        EstimatorError: unknown name.
+    """
+    if name not in ESTIMATORS:
+        raise EstimatorError(f"no estimator {name!r}; known: {', '.join(ESTIMATORS)}")
+    own = {k: p.default for k, p in signature(ESTIMATORS[name]).parameters.items() if k != "options"}
+    return own | {f.name: getattr(PLAIN, f.name) for f in fields(Options)}
+
+
+def _turn(rate_dps: float, sigma_dps: float, tau_s: float, q_m2s3: float, name: str) -> Motion:
+    sigma = _positive("rate_sigma_dps", sigma_dps) * DEG_RAD
+    return coordinated_turn(rate_dps * DEG_RAD, sigma, _positive("tau_s", tau_s), _positive("q", q_m2s3), name)
+
+
+def _turns(rate_dps: float, sigma_dps: float, tau_s: float, q_m2s3: float) -> tuple[Motion, Motion]:
+    left = _turn(rate_dps, sigma_dps, tau_s, q_m2s3, "CT-left")
+    return left, _turn(-rate_dps, sigma_dps, tau_s, q_m2s3, "CT-right")
+
+
+def _positive(name: str, value: float) -> float:
+    if not (np.isfinite(value) and value > 0.0):
+        raise EstimatorError(f"{name}={value} must be a positive number")
+    return float(value)
