@@ -26,8 +26,8 @@ def simulate(
     from ssrtrack import __version__
     from ssrtrack.cli.common import command_line, new_output, now_utc, progress_bar
     from ssrtrack.io.hdf5 import LogWriter, Provenance
-    from ssrtrack.simulators.ssr import radars
-    from ssrtrack.simulators.ssr import simulate as run
+    from ssrtrack.simulators.scenario import radars
+    from ssrtrack.simulators.scenario import simulate as run
 
     plan = load_scenario(scenario)
     provenance = Provenance(
