@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssrtrack.errors import EstimatorError
+
 Array = NDArray[Any]
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
@@ -37,6 +39,7 @@ class Motion:
 
 def constant_velocity(q_m2s3: float, name: str = "CV") -> Motion:
     """White acceleration of power spectral density q (m²/s³) on x and on y (Bar-Shalom section 6.2.2)."""
+    _check_positive(name, q_m2s3=q_m2s3)
 
     def matrices(dt: Array) -> tuple[Array, Array]:
         F, Q = _eye(dt, 4), np.zeros((dt.size, 4, 4))
@@ -57,6 +60,7 @@ def singer(sigma_mps2: float, tau_s: float, name: str = "Singer") -> Motion:
     ago, by Gauss-Legendre quadrature: exact to rounding for T ≤ 5 τ and positive semidefinite by construction, where
     the closed form cancels for T ≪ τ.
     """
+    _check_positive(name, sigma_mps2=sigma_mps2, tau_s=tau_s)
 
     def response(s: Array) -> tuple[Array, Array, Array]:
         u = s / tau_s
@@ -81,6 +85,7 @@ def singer(sigma_mps2: float, tau_s: float, name: str = "Singer") -> Motion:
 
 def constant_acceleration(q_m2s5: float, entry_sigma_mps2: float, name: str = "CA") -> Motion:
     """White jerk of power spectral density q (m²/s⁵) on x and on y (Bar-Shalom section 6.2.3); state as in `singer`."""
+    _check_positive(name, q_m2s5=q_m2s5, entry_sigma_mps2=entry_sigma_mps2)
 
     def matrices(dt: Array) -> tuple[Array, Array]:
         F, Q = _eye(dt, 6), np.zeros((dt.size, 6, 6))
@@ -104,6 +109,7 @@ def coordinated_turn(
     returns to `rate_radps` with time constant τ and stationary deviation σ, which is also what a flight that starts
     to turn draws its rate from. So one model covers shallow and standard-rate turns, and left and right keep apart.
     """
+    _check_positive(name, rate_sigma_radps=rate_sigma_radps, tau_s=tau_s, q_m2s3=q_m2s3)
 
     def matrices(dt: Array) -> tuple[None, Array]:
         Q = np.zeros((dt.size, 5, 5))
@@ -137,6 +143,12 @@ def coordinated_turn(
 
     straight = constant_velocity(q_m2s3)
     return Motion(name, 5, matrices, move, jacobian, np.array([rate_radps]), np.array([rate_sigma_radps**2]))
+
+
+def _check_positive(model: str, **values: float) -> None:
+    for name, value in values.items():
+        if not (np.isfinite(value) and value > 0.0):
+            raise EstimatorError(f"motion model {model}: {name}={value} must be a positive number")
 
 
 def _turn_terms(omega: Array, dt: Array) -> tuple[Array, Array, Array, Array, Array, Array]:

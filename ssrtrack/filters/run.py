@@ -47,7 +47,8 @@ def run(estimator: Estimator, measurements: Measurements) -> TrackHistory:
     order = np.argsort(-lengths, kind="stable")
     z = measurements.select(order)
     alive_at = np.searchsorted(-lengths[order], -np.arange(measurements.time_s.shape[1]), side="left")
-    shape = measurements.time_s.shape
+    # Stored a column at a time, (T, N), so that every write is to one block of memory.
+    shape = measurements.time_s.shape[::-1]
     predicted, filtered, used, modes = _empty(shape), _empty(shape), np.zeros(shape, bool), None
     state: Any = None
     for k, alive in enumerate(alive_at):
@@ -56,19 +57,21 @@ def run(estimator: Estimator, measurements: Measurements) -> TrackHistory:
         column, rows = z.select((slice(0, alive), k)), order[:alive]
         if k == 0:
             state = estimator.init(column)
-            used[rows, 0] = True
+            used[0, rows] = True
         else:
             state = take(state, slice(0, alive))
             state = estimator.predict(state, column.time_s - z.time_s[:alive, k - 1])
-            predicted[0][rows, k], predicted[1][rows, k] = estimator.estimate(state)
+            predicted[0][k, rows], predicted[1][k, rows] = estimator.estimate(state)
             state = estimator.update(state, column, column.valid)
-            used[rows, k] = column.valid & (state.gated == 0)
-        filtered[0][rows, k], filtered[1][rows, k] = estimator.estimate(state)
+            used[k, rows] = column.valid & (state.gated == 0)
+        filtered[0][k, rows], filtered[1][k, rows] = estimator.estimate(state)
         probability = estimator.mode_probability(state)
         if probability is not None:
             modes = np.full((*shape, probability.shape[1]), np.nan) if modes is None else modes
-            modes[rows, k] = probability
-    return TrackHistory(*predicted, *filtered, used, modes, perf_counter() - start)
+            modes[k, rows] = probability
+    tables = [np.swapaxes(table, 0, 1) for table in (*predicted, *filtered, used)]
+    modes = None if modes is None else np.swapaxes(modes, 0, 1)
+    return TrackHistory(*tables, modes, perf_counter() - start)
 
 
 def flight_lengths(measurements: Measurements) -> Array:
