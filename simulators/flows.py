@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssrtrack.simulators.legs import Floats, Legs, Start
 from ssrtrack.simulators.schema import Flow
-from ssrtrack.simulators.trajectory import Floats, Legs, Start
 from ssrtrack.units import DEG_RAD, FL_M, FPM_MPS, G_MPS2, KT_MPS, NM_M
 
 MIN_STRAIGHT_S = 10.0

@@ -13,6 +13,7 @@ import numpy as np
 from ssrtrack.data import Plots, Radar, Truth
 from ssrtrack.errors import ScenarioError
 from ssrtrack.geodesy import ecef_to_geodetic
+from ssrtrack.simulators.legs import Floats
 from ssrtrack.simulators.schema import RadarSpec, Scenario, parse_block
 from ssrtrack.simulators.ssr import draws, false_plots, observe, plots_table, to_enu
 from ssrtrack.simulators.timing import crossings, north_times
@@ -25,7 +26,7 @@ from ssrtrack.simulators.traffic import (
     check_identities,
     stream,
 )
-from ssrtrack.simulators.trajectory import MERGE_S, Floats, Paths
+from ssrtrack.simulators.trajectory import MERGE_S, Paths
 from ssrtrack.units import DEG_RAD, NM_M
 
 _FOLDER = Path(__file__).parent / "scenarios"
@@ -301,18 +302,18 @@ def _truth(paths: Paths, fleet: Fleet, flight: Any, time_s: Floats) -> Truth:
     if len(flight) == 0:
         return Truth.empty()
     piece = paths.locate(flight, time_s)
-    v = paths.velocity(piece, time_s)
-    latitude, longitude, height = ecef_to_geodetic(paths.position(piece, time_s))
+    position, v = paths.motion(piece, time_s)
+    latitude, longitude, height = ecef_to_geodetic(position.T)
     s, c, sl, cl = np.sin(latitude), np.cos(latitude), np.sin(longitude), np.cos(longitude)
-    outward = cl * v[:, 0] + sl * v[:, 1]
+    outward = cl * v[0] + sl * v[1]
     return Truth(
         time_s=time_s,
         truth_id=fleet.truth_id[flight].astype("i4"),
         latitude_deg=latitude / DEG_RAD,
         longitude_deg=longitude / DEG_RAD,
         height_m=height,
-        v_east_mps=cl * v[:, 1] - sl * v[:, 0],
-        v_north_mps=c * v[:, 2] - s * outward,
-        v_up_mps=s * v[:, 2] + c * outward,
+        v_east_mps=cl * v[1] - sl * v[0],
+        v_north_mps=c * v[2] - s * outward,
+        v_up_mps=s * v[2] + c * outward,
         phase=paths.phase[piece],
     )

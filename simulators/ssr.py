@@ -7,10 +7,11 @@ import numpy as np
 
 from ssrtrack.data import FALSE_PLOT, Plots
 from ssrtrack.geodesy import A_M, enu_rotation, geodetic_to_ecef
+from ssrtrack.simulators.legs import Floats, Ints
 from ssrtrack.simulators.schema import Coverage, Quantisation, RadarSpec
 from ssrtrack.simulators.timing import TWO_PI, Crossings, beam_time
 from ssrtrack.simulators.traffic import Fleet
-from ssrtrack.simulators.trajectory import Floats, Ints, Paths
+from ssrtrack.simulators.trajectory import Paths
 from ssrtrack.units import DAY_S, DEG_RAD, FPM_MPS, FT_M, KT_MPS, NM_M
 
 RANGE_LSB_M = NM_M / 256.0  # I048/040
@@ -51,15 +52,15 @@ def draws(rngs: list[np.random.Generator], counts: Ints) -> Draws:
 
 
 def to_enu(ecef: Floats, site: tuple[float, float, float]) -> Floats:
-    """Position polynomials (I, 6, 3) in a site's east-north-up axes from those in ECEF."""
+    """Position polynomials (6, 3, I) in a site's east-north-up axes from those in ECEF."""
     shifted = ecef.copy()
-    shifted[:, 0] -= geodetic_to_ecef(*site)
-    return np.asarray(shifted @ enu_rotation(site[0], site[1]).T)
+    shifted[0] -= geodetic_to_ecef(*site)[:, None]
+    return np.asarray(np.einsum("ij,kjn->kin", enu_rotation(site[0], site[1]), shifted))
 
 
 def polar(enu_m: Floats) -> tuple[Floats, Floats, Floats]:
-    """Slant range, azimuth in [0, 2π) and elevation (n,) of positions (n, 3)."""
-    east, north, up = enu_m.T
+    """Slant range, azimuth in [0, 2π) and elevation (n,) of positions (3, n)."""
+    east, north, up = enu_m
     ground2 = east**2 + north**2
     return np.sqrt(ground2 + up**2), np.arctan2(east, north) % TWO_PI, np.arctan2(up, np.sqrt(ground2))
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ssrtrack.simulators.trajectory import Floats, Ints, Paths, horner, horner_slope
+from ssrtrack.simulators.legs import Floats, Ints
+from ssrtrack.simulators.trajectory import Paths, horner, horner_slope
 
 TWO_PI = 2.0 * np.pi
 CONVERGED_S = 1e-7  # Newton's next step is then below 1e-12 s
@@ -19,7 +20,7 @@ _PAGE = 1024
 
 @dataclass(frozen=True)
 class Crossings:
-    """Meetings of beam and target, ordered by flight and time: each column (n,), `enu_m` (n, 3) at the radar."""
+    """Meetings of beam and target, ordered by flight and time: each column (n,), `enu_m` (3, n) at the radar."""
 
     flight: Ints
     piece: Ints
@@ -66,15 +67,15 @@ def crossings(paths: Paths, enu: Floats, north_s: Floats, azimuth_before: Floats
 
     Args:
         paths: flights whose pieces reach over all of `north_s` that they are in the air for.
-        enu: their position polynomials (I, 6, 3) in the radar's east-north-up axes.
+        enu: their position polynomials (6, 3, I) in the radar's east-north-up axes.
         north_s: times of north (S + 1,).
         azimuth_before: (F,), rad.
     """
     flights, scans = len(paths.start_s), len(north_s) - 1
     flight, when = np.repeat(np.arange(flights), scans + 1), np.tile(north_s, flights)
     piece = paths.locate(flight, when)
-    at = horner(enu[piece][:, :, :2], when - paths.time_s[piece])
-    azimuth = np.unwrap(np.arctan2(at[:, 0], at[:, 1]).reshape(flights, scans + 1), axis=1)
+    east, north = horner(enu[:, :2].take(piece, 2), when - paths.time_s[piece])
+    azimuth = np.unwrap(np.arctan2(east, north).reshape(flights, scans + 1), axis=1)
     known = np.isfinite(azimuth_before)
     shift = TWO_PI * np.round((azimuth_before - azimuth[:, 0]) / TWO_PI)
     azimuth += np.where(known, shift, 0.0)[:, None]
@@ -92,7 +93,7 @@ def crossings(paths: Paths, enu: Floats, north_s: Floats, azimuth_before: Floats
 
 def _solved(paths: Paths, enu: Floats, flight: Ints, scan: Ints, guess: Floats, north_s: Floats) -> Crossings:
     """Newton's method on B(t) − A(t) = 0 (mod 2π), for as long as any is still moving."""
-    time_s, position = guess.copy(), np.empty((len(guess), 3))
+    time_s, position = guess.copy(), np.empty((3, len(guess)))
     piece = np.zeros(len(guess), int)
     north, turn_rate = north_s[scan], TWO_PI / (north_s[scan + 1] - north_s[scan])
     todo = np.arange(len(guess))
@@ -100,16 +101,16 @@ def _solved(paths: Paths, enu: Floats, flight: Ints, scan: Ints, guess: Floats, 
         if len(todo) == 0:
             break
         t, j = time_s[todo], paths.locate(flight[todo], time_s[todo])
-        since, c = t - paths.time_s[j], enu[j]
+        since, c = t - paths.time_s[j], enu.take(j, 2)
         p, v = horner(c, since), horner_slope(c, since)
-        ground2 = np.maximum(p[:, 0] ** 2 + p[:, 1] ** 2, 1e-6)
-        rate = (p[:, 1] * v[:, 0] - p[:, 0] * v[:, 1]) / ground2
+        ground2 = np.maximum(p[0] ** 2 + p[1] ** 2, 1e-6)
+        rate = (p[1] * v[0] - p[0] * v[1]) / ground2
         beam = turn_rate[todo]
-        error = (beam * (t - north[todo]) - np.arctan2(p[:, 0], p[:, 1]) + np.pi) % TWO_PI - np.pi
+        error = (beam * (t - north[todo]) - np.arctan2(p[0], p[1]) + np.pi) % TWO_PI - np.pi
         step = -error / np.maximum(beam - rate, 0.1 * beam)
         time_s[todo], piece[todo] = t + step, j
-        position[todo] = p + v * step[:, None]
+        position[:, todo] = p + v * step
         todo = todo[np.abs(step) > CONVERGED_S]
     good = np.ones(len(guess), bool)
     good[todo] = False
-    return Crossings(flight[good], piece[good], time_s[good], position[good])
+    return Crossings(flight[good], piece[good], time_s[good], position[:, good])

@@ -1,7 +1,6 @@
-"""Aircraft paths over the WGS84 ellipsoid: legs → schedules of bank, speed and climb → exact motion → smooth pieces.
+"""Aircraft paths over the WGS84 ellipsoid, as smooth pieces.
 
-A leg asks for a turn, a climb, a speed change or any of them together. Bank angle, ground speed V and rate of climb w
-become piecewise-linear functions of time (roll rate and accelerations are limited), and the motion
+With bank angle, ground speed V and rate of climb w given in time (legs.py), the motion
     φ' = V cos χ / (M + h),  λ' = V sin χ / ((N + h) cos φ),  h' = w,  χ' = g tan(bank) / V + V sin χ tan φ / (N + h)
 is integrated in geodetic latitude φ, longitude λ, height h and track χ with M, N the radii of curvature (Groves 2013,
 eq. 2.105, 2.106, 2.111). The last term makes a leg without bank a geodesic of the surface at height h, which is the
@@ -16,62 +15,21 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import Phase
 from ssrtrack.geodesy import A_M, E2, enu_rotation, geodetic_to_ecef
+from ssrtrack.simulators.legs import Floats, Ints, Legs, Limits, Pair, Schedules, Start, schedules
 from ssrtrack.units import G_MPS2
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Pair = tuple[Floats, Floats]
-
 MAX_STEP_S = 60.0
-MAX_ROLLING_STEP_S = 2.0
-MAX_TURN_STEP_RAD = 0.08  # Simpson's rule then errs by 4e-5 m a step at 250 m/s, 1 deg/s
+MAX_ROLLING_STEP_S = 2.5
+MAX_TURN_STEP_RAD = 0.12  # the step then errs by about 1e-4 m at 250 m/s, 1 deg/s
 MERGE_S = 1e-6  # knots nearer than this are one
 MIN_SPEED_MPS = 20.0
-_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(8)
-
-
-@dataclass(frozen=True)
-class Legs:
-    """Legs of F flights, each column (F, L); a row of zeros (NaN targets) is a leg that asks nothing."""
-
-    duration_s: Floats
-    turn_rad: Floats
-    bank_rad: Floats
-    height_m: Floats  # target, NaN: hold
-    climb_mps: Floats
-    speed_mps: Floats  # target, NaN: hold
-    acceleration_mps2: Floats
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where F flights begin and how long they last, each column (F,)."""
-
-    time_s: Floats
-    end_s: Floats
-    latitude_rad: Floats
-    longitude_rad: Floats
-    height_m: Floats
-    speed_mps: Floats
-    track_rad: Floats
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits common to all flights, and the turbulence: PSD of white acceleration along and across the track, held
-    over each interval between truth rows so that cubic interpolation of the rows stays exact."""
-
-    roll_rate_radps: float
-    vertical_acceleration_mps2: float
-    turbulence_psd: float = 0.0
-    truth_step_s: float = 2.0
 
 
 @dataclass(frozen=True)
 class Paths:
     """Flown paths of F flights as I pieces, ordered by flight and time; `first` (F + 1,) bounds each flight's pieces.
 
-    `ecef` (I, 6, 3) holds position polynomials in seconds since the piece began, lowest power first. `scalars` (I, 10)
+    `ecef` (6, 3, I) holds position polynomials in seconds since the piece began, lowest power first. `scalars` (10, I)
     holds h, w, w', V, V', bank, bank', χ, χ', χ'' at its beginning. A piece with `row` starts where a law changes, and
     has a truth row there; `phase` is the Phase bits.
     """
@@ -95,13 +53,15 @@ class Paths:
         counts = np.diff(self.first)[flights]
         first = np.concatenate([[0], np.cumsum(counts)])
         pieces = np.repeat(self.first[flights] - first[:-1], counts) + np.arange(first[-1])
-        return type(self)(self.start_s[flights], self.end_s[flights], first, *(a[pieces] for a in self._per_piece()))
+        return type(self)(
+            self.start_s[flights], self.end_s[flights], first, *(a[..., pieces] for a in self._per_piece())
+        )
 
     def window(self, begin_s: float, end_s: float) -> Self:
         """The same flights with only those pieces that touch a time window; every flight must touch it."""
         keep = (self.time_s <= end_s) & (self.time_s + self.length_s >= begin_s)
         first = np.concatenate([[0], np.cumsum(keep)])[self.first]
-        return type(self)(self.start_s, self.end_s, first, *(a[keep] for a in self._per_piece()))
+        return type(self)(self.start_s, self.end_s, first, *(a[..., keep] for a in self._per_piece()))
 
     @classmethod
     def concat(cls, parts: list[Self]) -> Self:
@@ -109,7 +69,7 @@ class Paths:
         offsets = np.cumsum([0] + [int(p.first[-1]) for p in parts])
         first = np.concatenate([[0]] + [p.first[1:] + o for p, o in zip(parts, offsets, strict=False)])
         names = [f.name for f in fields(cls) if f.name != "first"]
-        columns = {n: np.concatenate([getattr(p, n) for p in parts]) for n in names}
+        columns = {n: np.concatenate([getattr(p, n) for p in parts], -1) for n in names}
         return cls(first=first, **columns)
 
     def _per_piece(self) -> tuple[Any, ...]:
@@ -123,130 +83,41 @@ class Paths:
         found = np.searchsorted(key, flight * span + np.clip(time_s - low, 0.0, span - 1.0), "right") - 1
         return np.asarray(np.clip(found, self.first[flight], self.first[flight + 1] - 1))
 
-    def position(self, piece: Ints, time_s: Floats) -> Floats:
-        """ECEF position (..., 3) in m."""
-        return horner(self.ecef[piece], time_s - self.time_s[piece])
-
-    def velocity(self, piece: Ints, time_s: Floats) -> Floats:
-        """ECEF velocity (..., 3) in m/s."""
-        return horner_slope(self.ecef[piece], time_s - self.time_s[piece])
+    def motion(self, piece: Ints, time_s: Floats) -> Pair:
+        """ECEF position in m and velocity in m/s, (3, n) each."""
+        c, t = self.ecef.take(piece, 2), time_s - self.time_s[piece]
+        return horner(c, t), horner_slope(c, t)
 
     def state(self, piece: Ints, time_s: Floats) -> dict[str, Floats]:
         """Height, rates, speed, bank and track at times, by name, in SI."""
-        s, t = self.scalars[piece], time_s - self.time_s[piece]
+        s, t = self.scalars.take(piece, 1), time_s - self.time_s[piece]
         return {
-            "height_m": s[:, 0] + t * (s[:, 1] + 0.5 * t * s[:, 2]),
-            "climb_mps": s[:, 1] + t * s[:, 2],
-            "speed_mps": s[:, 3] + t * s[:, 4],
-            "bank_rad": s[:, 5] + t * s[:, 6],
-            "track_rad": s[:, 7] + t * (s[:, 8] + 0.5 * t * s[:, 9]),
-            "track_rate_radps": s[:, 8] + t * s[:, 9],
+            "height_m": s[0] + t * (s[1] + 0.5 * t * s[2]),
+            "climb_mps": s[1] + t * s[2],
+            "speed_mps": s[3] + t * s[4],
+            "bank_rad": s[5] + t * s[6],
+            "track_rad": s[7] + t * (s[8] + 0.5 * t * s[9]),
+            "track_rate_radps": s[8] + t * s[9],
         }
 
 
 def horner(c: Floats, t: Floats) -> Floats:
-    """Polynomials c (n, 6, 3) at t (n,)."""
-    u = t[:, None]
-    value = c[:, 5]
-    for i in (4, 3, 2, 1, 0):
-        value = value * u + c[:, i]
+    """Values (m, n) of polynomials c (6, m, n) at t (n,)."""
+    value = c[5] * t
+    for i in (4, 3, 2, 1):
+        value += c[i]
+        value *= t
+    value += c[0]
     return value
 
 
 def horner_slope(c: Floats, t: Floats) -> Floats:
-    """Derivatives of polynomials c (n, 6, 3) at t (n,)."""
-    u = t[:, None]
-    value = 5.0 * c[:, 5]
+    """Derivatives (m, n) of polynomials c (6, m, n) at t (n,)."""
+    value = 5.0 * c[5]
     for i in (4, 3, 2, 1):
-        value = value * u + i * c[:, i]
+        value *= t
+        value += i * c[i]
     return value
-
-
-@dataclass(frozen=True)
-class Schedules:
-    """Piecewise-linear bank, speed and climb of F flights: (times, values) each (F, n), times since the start."""
-
-    bank: Pair
-    speed: Pair
-    climb: Pair
-
-
-def schedules(legs: Legs, start: Start, limits: Limits) -> Schedules:
-    """The control schedules that fly the legs one after the other."""
-    zero = np.zeros_like(start.time_s)
-    now, speed, height = zero, start.speed_mps, start.height_m
-    knots: dict[str, list[Pair]] = {"bank": [(now, zero)], "speed": [(now, speed)], "climb": [(now, zero)]}
-    for leg in range(legs.turn_rad.shape[1]):
-        target = np.where(np.isnan(legs.speed_mps[:, leg]), speed, legs.speed_mps[:, leg])
-        level = np.where(np.isnan(legs.height_m[:, leg]), height, legs.height_m[:, leg])
-        acceleration = legs.acceleration_mps2[:, leg]
-        changing = np.abs(target - speed) / np.where(target == speed, 1.0, acceleration)
-        climb = _climb(level - height, legs.climb_mps[:, leg], limits.vertical_acceleration_mps2)
-        turn = _turn(legs.turn_rad[:, leg], legs.bank_rad[:, leg], limits.roll_rate_radps, speed, target, changing)
-        knots["speed"] += [(now, speed), (now + changing, target)]
-        knots["climb"] += _trapezium(now, *climb)
-        knots["bank"] += _trapezium(now, *turn)
-        ends = [2 * climb[1] + climb[2], 2 * turn[1] + turn[2], changing, legs.duration_s[:, leg]]
-        now, speed, height = now + np.max(ends, 0), target, level
-    return Schedules(*(_stacked(knots[name]) for name in ("bank", "speed", "climb")))
-
-
-def _stacked(knots: list[Pair]) -> Pair:
-    return np.stack([k[0] for k in knots], 1), np.stack([k[1] for k in knots], 1)
-
-
-def _trapezium(now: Floats, peak: Floats, ramp: Floats, hold: Floats) -> list[Pair]:
-    zero = np.zeros_like(peak)
-    return [(now, zero), (now + ramp, peak), (now + ramp + hold, peak), (now + 2 * ramp + hold, zero)]
-
-
-def _climb(rise_m: Floats, rate_mps: Floats, acceleration: float) -> tuple[Floats, Floats, Floats]:
-    """Peak rate (signed), ramp and hold times; a small step never reaches the full rate."""
-    peak = np.minimum(rate_mps, np.sqrt(np.abs(rise_m) * acceleration))
-    ramp = peak / acceleration
-    hold = np.abs(rise_m) / np.where(peak > 0, peak, 1.0) - ramp
-    return np.sign(rise_m) * peak, ramp, np.maximum(np.where(peak > 0, hold, 0.0), 0.0)
-
-
-def _turn(
-    angle: Floats, bank: Floats, roll_rate: float, speed: Floats, target: Floats, changing_s: Floats
-) -> tuple[Floats, Floats, Floats]:
-    """Peak bank (signed), ramp and hold times of a turn through `angle`, with ∫ g tan(bank)/V dt = angle.
-
-    Rolling in and out alone turns 2 g ln(sec φ) / (p V); a small turn lowers the bank so that this is not too much.
-    """
-    wanted = np.abs(angle)
-    slowest = np.minimum(speed, target)
-    enough = np.arccos(np.exp(-roll_rate * slowest * wanted / (2.0 * G_MPS2)))
-    peak = np.minimum(bank, enough)
-    ramp = peak / roll_rate
-    rate = G_MPS2 * np.tan(peak) / speed
-    rolling = -2.0 * G_MPS2 * np.log(np.cos(peak)) / (roll_rate * speed)
-    hold = np.where(peak > 0, (wanted - rolling) / np.where(peak > 0, rate, 1.0), 0.0)
-    mixed = (peak > 0) & (changing_s > 0)
-    if mixed.any():
-        m = mixed
-        hold[m] = _hold_while_changing(wanted[m], peak[m], ramp[m], hold[m], speed[m], target[m], changing_s[m])
-    return np.sign(angle) * peak, ramp, np.maximum(hold, 0.0)
-
-
-def _hold_while_changing(
-    wanted: Floats, peak: Floats, ramp: Floats, hold: Floats, speed: Floats, target: Floats, changing_s: Floats
-) -> Floats:
-    """Hold time of a turn in which the speed changes as well, by fixed-point steps on the turned angle."""
-    slope = (target - speed) / changing_s
-    for _ in range(20):
-        end = 2.0 * ramp + hold
-        edges = np.sort(np.stack([0 * ramp, ramp, ramp + hold, np.minimum(changing_s, end), end], 1), 1)
-        half = 0.5 * np.diff(edges, axis=1)[:, :, None]
-        t = edges[:, :-1, None] + half * (1.0 + _GAUSS_X)
-        outer = [x[:, None, None] for x in (peak, ramp, end, speed, slope, changing_s)]
-        bank = outer[0] * np.clip(np.minimum(t, outer[2] - t) / outer[1], 0.0, 1.0)
-        v = outer[3] + outer[4] * np.minimum(t, outer[5])
-        turned = G_MPS2 * np.sum(half * _GAUSS_W * np.tan(bank) / v, (1, 2))
-        final = speed + slope * np.minimum(changing_s, end)
-        hold = np.maximum(hold + (wanted - turned) * final / (G_MPS2 * np.tan(peak)), 0.0)
-    return hold
 
 
 def fly(legs: Legs, start: Start, limits: Limits, rngs: list[np.random.Generator]) -> Paths:
@@ -280,7 +151,7 @@ def fly(legs: Legs, start: Start, limits: Limits, rngs: list[np.random.Generator
     coefficients = _quintic(begin[:3], end[:3], length)
     absolute = start.time_s[flight] + time
     return Paths(
-        start.time_s, start.end_s, first, absolute, length, coefficients, np.stack(scalars, 1),
+        start.time_s, start.end_s, first, absolute, length, coefficients, np.stack(scalars),
         phase.astype(np.uint8), row,
     )  # fmt: skip
 
@@ -383,39 +254,43 @@ def _integrate(
 
 
 def _rates(x: Floats, h: Floats, v: Floats, turn: Floats) -> Floats:
-    sines, cosines = np.sin(x[::2]), np.cos(x[::2])
+    """Time derivatives (3, F) of latitude, longitude and track, with h, v and the turn rate (F,) given."""
+    sines, cosines = np.sin(x), np.cos(x)
     w2 = 1.0 - E2 * sines[0] ** 2
     n = A_M / np.sqrt(w2)
-    east = v * sines[1] / ((n + h) * cosines[0])
-    return np.stack([v * cosines[1] / (n * ((1.0 - E2) / w2) + h), east, turn + east * sines[0]])
+    out = np.empty_like(x)
+    out[0] = v * cosines[2] / (n * ((1.0 - E2) / w2) + h)
+    out[1] = v * sines[2] / ((n + h) * cosines[0])
+    out[2] = turn + out[1] * sines[0]
+    return out
 
 
 def _motion(
     place: Floats, h: Floats, v: Floats, w: Floats, turn: Floats, dv: Floats, dw: Floats
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """ECEF position, velocity and acceleration (n, 3), and the rate of the track angle; `place` is φ, λ, χ (3, n)."""
+    """ECEF position, velocity and acceleration (3, n), and the rate of the track angle; `place` is φ, λ, χ (3, n)."""
     lat, lon, chi = place
     s, c, tan_lat = np.sin(chi), np.cos(chi), np.tan(lat)
     w2 = 1.0 - E2 * np.sin(lat) ** 2
     n = A_M / np.sqrt(w2)
     north_rate, east_rate = v * c / (n * (1.0 - E2) / w2 + h), v * s / (n + h)
     chi_rate = turn + east_rate * tan_lat
-    velocity = np.stack([v * s, v * c, w], 1)
-    change = np.stack([dv * s + v * c * chi_rate, dv * c - v * s * chi_rate, dw], 1)
-    frame = np.stack([-north_rate, east_rate, east_rate * tan_lat], 1)
-    acceleration = change + np.cross(frame, velocity)
+    velocity = np.stack([v * s, v * c, w])
+    change = np.stack([dv * s + v * c * chi_rate, dv * c - v * s * chi_rate, dw])
+    frame = np.stack([-north_rate, east_rate, east_rate * tan_lat])
+    acceleration = change + np.cross(frame, velocity, axis=0)
     axes = enu_rotation(lat, lon)
-    to_ecef = [np.einsum("nij,ni->nj", axes, vector) for vector in (velocity, acceleration)]
-    return geodetic_to_ecef(lat, lon, h), to_ecef[0], to_ecef[1], chi_rate
+    to_ecef = [np.einsum("nij,in->jn", axes, vector) for vector in (velocity, acceleration)]
+    return geodetic_to_ecef(lat, lon, h).T, to_ecef[0], to_ecef[1], chi_rate
 
 
 def _quintic(begin: tuple[Floats, ...], end: tuple[Floats, ...], length: Floats) -> Floats:
-    """Polynomials (n, 6, 3) with the given position, velocity and acceleration at both ends."""
-    t = length[:, None]
+    """Polynomials (6, 3, n) with the given position, velocity and acceleration at both ends."""
+    t = length
     (p0, v0, a0), (p1, v1, a1) = begin, end
     gap = p1 - p0 - v0 * t - 0.5 * a0 * t**2
     dv, da = (v1 - v0 - a0 * t) * t, (a1 - a0) * t**2
     c3 = (10.0 * gap - 4.0 * dv + 0.5 * da) / t**3
     c4 = (-15.0 * gap + 7.0 * dv - da) / t**4
     c5 = (6.0 * gap - 3.0 * dv + 0.5 * da) / t**5
-    return np.stack([p0, v0, 0.5 * a0, c3, c4, c5], 1)
+    return np.stack([p0, v0, 0.5 * a0, c3, c4, c5])

@@ -1,0 +1,144 @@
+"""What aircraft are asked to fly: legs, and the schedules of bank, speed and climb that carry them out.
+
+A leg asks for a turn, a climb, a speed change or any of them together. Bank angle, ground speed V and rate of climb
+become piecewise-linear functions of time: roll rate, acceleration and vertical acceleration are limited.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssrtrack.units import G_MPS2
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Pair = tuple[Floats, Floats]
+
+_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(8)
+
+
+@dataclass(frozen=True)
+class Legs:
+    """Legs of F flights, each column (F, L); a row of zeros (NaN targets) is a leg that asks nothing."""
+
+    duration_s: Floats
+    turn_rad: Floats
+    bank_rad: Floats
+    height_m: Floats  # target, NaN: hold
+    climb_mps: Floats
+    speed_mps: Floats  # target, NaN: hold
+    acceleration_mps2: Floats
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where F flights begin and how long they last, each column (F,)."""
+
+    time_s: Floats
+    end_s: Floats
+    latitude_rad: Floats
+    longitude_rad: Floats
+    height_m: Floats
+    speed_mps: Floats
+    track_rad: Floats
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits common to all flights, and the turbulence: PSD of white acceleration along and across the track, held
+    over each interval between truth rows so that cubic interpolation of the rows stays exact."""
+
+    roll_rate_radps: float
+    vertical_acceleration_mps2: float
+    turbulence_psd: float = 0.0
+    truth_step_s: float = 2.0
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """Piecewise-linear bank, speed and climb of F flights: (times, values) each (F, n), times since the start."""
+
+    bank: Pair
+    speed: Pair
+    climb: Pair
+
+
+def schedules(legs: Legs, start: Start, limits: Limits) -> Schedules:
+    """The control schedules that fly the legs one after the other."""
+    zero = np.zeros_like(start.time_s)
+    now, speed, height = zero, start.speed_mps, start.height_m
+    knots: dict[str, list[Pair]] = {"bank": [(now, zero)], "speed": [(now, speed)], "climb": [(now, zero)]}
+    for leg in range(legs.turn_rad.shape[1]):
+        target = np.where(np.isnan(legs.speed_mps[:, leg]), speed, legs.speed_mps[:, leg])
+        level = np.where(np.isnan(legs.height_m[:, leg]), height, legs.height_m[:, leg])
+        acceleration = legs.acceleration_mps2[:, leg]
+        changing = np.abs(target - speed) / np.where(target == speed, 1.0, acceleration)
+        climb = _climb(level - height, legs.climb_mps[:, leg], limits.vertical_acceleration_mps2)
+        turn = _turn(legs.turn_rad[:, leg], legs.bank_rad[:, leg], limits.roll_rate_radps, speed, target, changing)
+        knots["speed"] += [(now, speed), (now + changing, target)]
+        knots["climb"] += _trapezium(now, *climb)
+        knots["bank"] += _trapezium(now, *turn)
+        ends = [2 * climb[1] + climb[2], 2 * turn[1] + turn[2], changing, legs.duration_s[:, leg]]
+        now, speed, height = now + np.max(ends, 0), target, level
+    return Schedules(*(_stacked(knots[name]) for name in ("bank", "speed", "climb")))
+
+
+def _stacked(knots: list[Pair]) -> Pair:
+    return np.stack([k[0] for k in knots], 1), np.stack([k[1] for k in knots], 1)
+
+
+def _trapezium(now: Floats, peak: Floats, ramp: Floats, hold: Floats) -> list[Pair]:
+    zero = np.zeros_like(peak)
+    return [(now, zero), (now + ramp, peak), (now + ramp + hold, peak), (now + 2 * ramp + hold, zero)]
+
+
+def _climb(rise_m: Floats, rate_mps: Floats, acceleration: float) -> tuple[Floats, Floats, Floats]:
+    """Peak rate (signed), ramp and hold times; a small step never reaches the full rate."""
+    peak = np.minimum(rate_mps, np.sqrt(np.abs(rise_m) * acceleration))
+    ramp = peak / acceleration
+    hold = np.abs(rise_m) / np.where(peak > 0, peak, 1.0) - ramp
+    return np.sign(rise_m) * peak, ramp, np.maximum(np.where(peak > 0, hold, 0.0), 0.0)
+
+
+def _turn(
+    angle: Floats, bank: Floats, roll_rate: float, speed: Floats, target: Floats, changing_s: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Peak bank (signed), ramp and hold times of a turn through `angle`, with ∫ g tan(bank)/V dt = angle.
+
+    Rolling in and out alone turns 2 g ln(sec φ) / (p V); a small turn lowers the bank so that this is not too much.
+    """
+    wanted = np.abs(angle)
+    slowest = np.minimum(speed, target)
+    enough = np.arccos(np.exp(-roll_rate * slowest * wanted / (2.0 * G_MPS2)))
+    peak = np.minimum(bank, enough)
+    ramp = peak / roll_rate
+    rate = G_MPS2 * np.tan(peak) / speed
+    rolling = -2.0 * G_MPS2 * np.log(np.cos(peak)) / (roll_rate * speed)
+    hold = np.where(peak > 0, (wanted - rolling) / np.where(peak > 0, rate, 1.0), 0.0)
+    mixed = (peak > 0) & (changing_s > 0)
+    if mixed.any():
+        m = mixed
+        hold[m] = _hold_while_changing(wanted[m], peak[m], ramp[m], hold[m], speed[m], target[m], changing_s[m])
+    return np.sign(angle) * peak, ramp, np.maximum(hold, 0.0)
+
+
+def _hold_while_changing(
+    wanted: Floats, peak: Floats, ramp: Floats, hold: Floats, speed: Floats, target: Floats, changing_s: Floats
+) -> Floats:
+    """Hold time of a turn in which the speed changes as well, by fixed-point steps on the turned angle."""
+    slope = (target - speed) / changing_s
+    for _ in range(20):
+        end = 2.0 * ramp + hold
+        edges = np.sort(np.stack([0 * ramp, ramp, ramp + hold, np.minimum(changing_s, end), end], 1), 1)
+        half = 0.5 * np.diff(edges, axis=1)[:, :, None]
+        t = edges[:, :-1, None] + half * (1.0 + _GAUSS_X)
+        outer = [x[:, None, None] for x in (peak, ramp, end, speed, slope, changing_s)]
+        bank = outer[0] * np.clip(np.minimum(t, outer[2] - t) / outer[1], 0.0, 1.0)
+        v = outer[3] + outer[4] * np.minimum(t, outer[5])
+        turned = G_MPS2 * np.sum(half * _GAUSS_W * np.tan(bank) / v, (1, 2))
+        if np.abs(wanted - turned).max() < 1e-13:
+            break
+        final = speed + slope * np.minimum(changing_s, end)
+        hold = np.maximum(hold + (wanted - turned) * final / (G_MPS2 * np.tan(peak)), 0.0)
+    return hold
