@@ -113,6 +113,7 @@ def check_group(path: Path, file: Any, key: str, kind: type[Table], epoch: datet
     lengths = {name: int(group[name].shape[0]) for name in kind.specs()}
     if len(set(lengths.values())) > 1:
         raise LogError(f"{path}: columns of /{key} have unequal lengths {lengths}; {DAMAGED}")
+    _check_chunks(path, group, key, kind)
     if lengths.get("time_s"):
         _check_times(path, group, key)
     return group
@@ -136,6 +137,16 @@ def _column_problem(dataset: Any, name: str, spec: Column, epoch: datetime) -> s
     ):
         return f"has fill value {dataset.fillvalue!r}, expected {spec.fill!r}"
     return ""
+
+
+def _check_chunks(path: Path, group: Any, key: str, kind: type[Table]) -> None:
+    """Required columns must be stored throughout: a chunk that is not there would read as zeros."""
+    for name in (name for name, spec in kind.specs().items() if spec.fill is None):
+        dataset = group[name]
+        expected = -(-dataset.shape[0] // dataset.chunks[0])
+        if dataset.id.get_num_chunks() != expected:
+            found = dataset.id.get_num_chunks()
+            raise LogError(f"{path}: column /{key}/{name} has {found} of its {expected} chunks; {DAMAGED}")
 
 
 def _check_times(path: Path, group: Any, key: str) -> None:

@@ -14,6 +14,7 @@ from ssrtrack.io.hdf5_check import check_group, check_root, open_log
 from ssrtrack.io.hdf5_schema import ORIGIN_ATTRIBUTES, TRACKS, Provenance, h5_errors
 
 READ_REMEDY = "the file is damaged: copy it again from its source, or write the log again"
+WRITER_REMEDY = "correct the program that wrote the log"
 DEFAULT_ROWS = 500_000
 AnyTable = TypeVar("AnyTable", bound=Table)
 
@@ -53,6 +54,7 @@ class LogReader:
     def _open(self) -> None:
         self.provenance = check_root(self.path, self._file)
         self._streams = {key: self._stream(key, kind) for key, kind in (("radars", Radar), ("plots", Plots))}
+        self._streams["plots"].radar_count = self._streams["radars"].rows
         if "truth" in self._file:
             self._streams["truth"] = self._stream("truth", Truth)
         names = list(self._file[TRACKS]) if TRACKS in self._file else []
@@ -136,6 +138,7 @@ class _Stream:
         timed = "time_s" in self.datasets and self.rows > 0
         names = ("time_start_s", "time_end_s", "max_disorder_s")
         self.start_s, self.end_s, self.lag_s = (float(group.attrs[n]) if timed else 0.0 for n in names)
+        self.radar_count: int | None = None  # bound of radar_id, for plots
         self.others: dict[str, Any] = {}
         if kind is Tracks:
             self.others["origin"] = Origin(*(float(group.attrs.get(name, np.nan)) for name in ORIGIN_ATTRIBUTES))
@@ -178,10 +181,12 @@ class _Stream:
             yield self._table(kind, {n: v[at : min(at + rows, stop)] for n, v in block.items()})
 
     def _table(self, kind: type[AnyTable], block: dict[str, Array]) -> AnyTable:
+        if self.radar_count is not None and (block["radar_id"] >= self.radar_count).any():
+            raise LogError(f"{self.path}: plots name radars beyond the {self.radar_count} in /radars; {WRITER_REMEDY}")
         try:
             return kind(**block, **self.others).validate()
         except DataError as error:
-            raise LogError(f"{self.path}: {self.key}: {error}; correct the program that wrote the log") from error
+            raise LogError(f"{self.path}: {self.key}: {error}; {WRITER_REMEDY}") from error
 
     def _blocks(self, rows: int, names: list[str]) -> Iterator[dict[str, Array]]:
         """Stored columns in blocks of whole chunks, so that no chunk is unpacked twice."""

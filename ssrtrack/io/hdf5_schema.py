@@ -155,6 +155,19 @@ def _flag_attributes(name: str, spec: Column) -> dict[str, Any]:
     return {}
 
 
+def columns_markdown(kind: type[Table]) -> str:
+    """The columns of a table as a Markdown table, for docs/log-format.md."""
+    lines = ["| column | type | unit | meaning | absent | range |", "|---|---|---|---|---|---|"]
+    for name, spec in kind.specs().items():
+        unit = "s since epoch" if name == "time_s" else spec.unit
+        shape = f" × {spec.width}" if spec.width else ""
+        absent = "required" if spec.fill is None else "empty" if spec.fill == b"" else str(spec.fill)
+        low, high = ("" if bound is None else f"{bound:.6g}" for bound in (spec.low, spec.high))
+        span = f"{low} … {high}".strip() if low or high else ""
+        lines.append(f"| `{name}` | {spec.dtype}{shape} | {unit} | {spec.description} | {absent} | {span} |")
+    return "\n".join(lines) + "\n"
+
+
 def put_attributes(target: Any, values: Mapping[str, Any]) -> None:
     """Attributes of an HDF5 object; text is stored with a fixed length, inside the checksummed object header."""
     for key, value in values.items():

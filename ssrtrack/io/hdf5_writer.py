@@ -110,8 +110,8 @@ class LogWriter:
         origin = tracks.origin
         values = (float(origin.latitude_deg), float(origin.longitude_deg), float(origin.height_m))
         key = f"{TRACKS}/{name}"
-        known = tuple(self._groups[key].extra.values()) if key in self._groups else values
-        if not np.array_equal(known, values, equal_nan=True):
+        known = tuple(self._groups[key].extra.values()) if key in self._groups else ()
+        if known and not np.array_equal(known, values, equal_nan=True):
             raise LogError(
                 f"{self.path}: tracks {name!r} have origin {known}, now {values}; write them under two names"
             )
