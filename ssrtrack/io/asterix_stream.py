@@ -1,0 +1,211 @@
+"""A recording as time-ordered chunks of Plots and Service, with the radars it comes from."""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time
+from math import floor, isnan, nan
+from pathlib import Path
+from statistics import median
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssrtrack.data import Plots, Radar
+from ssrtrack.io.asterix_fast import WINDOW_BYTES, Columns, part, source_of, stream
+from ssrtrack.io.asterix_frame import Summary
+from ssrtrack.io.asterix_plots import Service, dense, plots_from, service_from, usable
+from ssrtrack.io.asterix_time import TICKS_PER_S, DayClock
+from ssrtrack.units import DAY_S
+
+Array = NDArray[Any]
+MAX_RADARS = 2**15  # radar_id is a 16-bit column
+MAX_HELD = 1 << 20  # rows held back for ordering, at most
+
+
+class Chunk(NamedTuple):
+    """Plots and service messages of about the same time, each in time order."""
+
+    plots: Plots
+    service: Service
+
+
+class PlotStream:
+    """Iterate once over the chunks of a recording; `summary`, `epoch` and `radars()` fill up on the way.
+
+    Times count from `epoch`, midnight UTC of the recording's first day: `on_date`, or else the day of the first capture
+    stamp (the first report is put on the day that brings it nearest to that stamp, so its time can be just below 0).
+    A raw file without a date has epoch None, and times count from midnight of its first day.
+
+    Rows come in time order within a chunk, and across chunks as long as no report is more than `reorder_s` later in the
+    file than its time says. Later ones are put out in the next chunk and counted in `summary.late_plots`.
+
+    Networks carry radar data on two lines; a report that comes twice within `reorder_s` is kept once, and the repeats
+    are counted in `summary.dropped_plots["repeated"]`.
+
+    Args:
+        path: raw ASTERIX, pcap or pcapng; told from its content.
+        on_date: UTC day of the first report.
+        reorder_s: how long reports are held back for ordering.
+        window_bytes: octets of input per step.
+
+    Raises:
+        AsterixError: on iteration, if the file cannot be opened.
+    """
+
+    def __init__(
+        self, path: Path, on_date: date | None = None, reorder_s: float = 30.0, window_bytes: int = WINDOW_BYTES
+    ) -> None:
+        self.path = path
+        self.summary = Summary()
+        self.epoch = datetime.combine(on_date, time(), UTC) if on_date else None
+        self._reorder_s = reorder_s
+        self._window_bytes = window_bytes
+        self._clock: DayClock | None = None
+        self._ids: dict[int, int] = {}  # radar_id by SAC * 256 + SIC
+        self._sites: dict[int, tuple[float, float, float]] = {}
+        self._periods: dict[int, Counter[int]] = {}
+
+    def __iter__(self) -> Iterator[Chunk]:
+        plots = _Queue(Plots.empty(), ("time_s", "radar_id", "range_m", "azimuth_rad", "address"), self._reorder_s)
+        service = _Queue(Service.empty(), ("time_s", "radar_id", "message_type", "sector"), self._reorder_s)
+        for pair in self._windows():
+            new_plots, new_service = self._tables(pair)
+            if repeated := plots.push(new_plots):
+                self.summary.dropped_plots["repeated"] += repeated
+            service.push(new_service)
+            self.summary.late_plots = plots.late
+            chunk = Chunk(plots.pop(), service.pop())
+            if len(chunk.plots) or len(chunk.service):
+                yield chunk
+        yield Chunk(plots.pop(everything=True), service.pop(everything=True))
+
+    def radars(self) -> Radar:
+        """The radars seen so far; a plot's radar_id is the row."""
+        keys = list(self._ids)
+        sites = np.array([self._sites.get(key, (nan, nan, nan)) for key in keys]).reshape(-1, 3)
+        periods = [median(self._periods[key].elements()) / 128 if key in self._periods else nan for key in keys]
+        return Radar(
+            name=np.array([f"SAC {key // 256} SIC {key % 256}" for key in keys], "S32"),
+            sac=np.array(keys, np.int64).reshape(-1) // 256,
+            sic=np.array(keys, np.int64).reshape(-1) % 256,
+            latitude_deg=sites[:, 0],
+            longitude_deg=sites[:, 1],
+            height_m=sites[:, 2],
+            rotation_period_s=np.array(periods),
+        )
+
+    def _windows(self) -> Iterator[list[Columns]]:
+        """Columns of both categories that cover the same stretch of the file."""
+        pair: list[Columns] = []
+        for columns in stream(self.path, self.summary, self._window_bytes):
+            if pair and columns.category <= pair[-1].category:
+                yield pair
+                pair = []
+            pair.append(columns)
+        if pair:
+            yield pair
+
+    def _tables(self, pair: list[Columns]) -> tuple[Plots, Service]:
+        sources = [source_of(columns) for columns in pair]
+        times_of_day = [dense(c, "030" if c.category == 34 else "140", "TOD") for c in pair]
+        ids = [self._radar_ids(source) for source in sources]
+        good = [(tod >= 0) & (radar >= 0) for tod, radar in zip(times_of_day, ids, strict=True)]
+        times = self._times(pair, sources, times_of_day, good)
+        plots, service = Plots.empty(), Service.empty()
+        for columns, source, tod, radar, ok, time_s in zip(pair, sources, times_of_day, ids, good, times, strict=True):
+            if columns.category == 48:
+                plots = plots_from(columns, time_s, radar, ok & usable(columns, source, tod, self.summary))
+            else:
+                self._learn(columns, source)
+                service = service_from(columns, time_s, radar, ok)
+        return plots, service
+
+    def _radar_ids(self, source: Array) -> Array:
+        """Row of each record's radar, in order of appearance; -1 without a source, or when there are too many."""
+        keys, first, inverse = np.unique(source, return_index=True, return_inverse=True)
+        for key in keys[np.argsort(first)].tolist():
+            if key >= 0 and key not in self._ids and len(self._ids) < MAX_RADARS:
+                self._ids[key] = len(self._ids)
+        return np.array([self._ids.get(key, -1) for key in keys.tolist()], np.int64)[inverse]
+
+    def _times(self, pair: list[Columns], sources: list[Array], tods: list[Array], good: list[Array]) -> list[Array]:
+        """Seconds since the epoch for each category; both share the clock of their source, in file order."""
+        ok = np.concatenate(good)
+        order = np.flatnonzero(ok)[np.argsort(np.concatenate([c.offset for c in pair])[ok], kind="stable")]
+        stamps = np.concatenate([c.time_s for c in pair])
+        clock = self._clock or self._start(stamps[order])
+        ticks = np.zeros(ok.size, np.int64)
+        ticks[order] = clock.ticks(np.concatenate(tods)[order], np.concatenate(sources)[order])
+        return np.split(ticks / TICKS_PER_S, np.cumsum([len(c) for c in pair])[:-1])
+
+    def _start(self, stamps: Array) -> DayClock:
+        """The clock: on the epoch's day if a date was given, else where the first capture stamp says."""
+        first = float(stamps[0]) if stamps.size else nan
+        if not stamps.size:
+            return DayClock()
+        anchor = None
+        if self.epoch is None and not isnan(first) and 0 <= first < 2.5e11:  # what datetime can hold
+            day = floor(first / DAY_S)
+            self.epoch = datetime.fromtimestamp(day * DAY_S, UTC)
+            anchor = round((first - day * DAY_S) * TICKS_PER_S)
+        self._clock = DayClock(anchor)
+        return self._clock
+
+    def _learn(self, columns: Columns, source: Array) -> None:
+        """Sites and rotation periods from I034/120 and I034/041."""
+        site = part(columns, "120")
+        for key in np.unique(source[site.rows]).tolist():
+            row = np.flatnonzero(source[site.rows] == key)[-1]
+            lsb = 180 / 2**23
+            latitude, longitude = float(site.fields["LAT"][row] * lsb), float(site.fields["LON"][row] * lsb)
+            if abs(latitude) <= 90.0:
+                self._sites[key] = (latitude, longitude, float(site.fields["HGT"][row]))
+        period = part(columns, "041")
+        for key in np.unique(source[period.rows]).tolist():
+            values = period.fields["PERIOD"][source[period.rows] == key]
+            self._periods.setdefault(key, Counter()).update(values[values > 0].tolist())
+
+
+_Rows = TypeVar("_Rows", Plots, Service)
+
+
+class _Queue(Generic[_Rows]):
+    """Rows held back until `reorder_s` has passed after them, so that they leave in time order, each once."""
+
+    def __init__(self, empty: _Rows, key: tuple[str, ...], reorder_s: float) -> None:
+        self._held: _Rows = empty
+        self._key = key  # columns that two reports of the same thing share
+        self._reorder_s = reorder_s
+        self._left_s = -np.inf  # time of the latest row put out
+        self.late = 0
+
+    def push(self, rows: _Rows) -> int:
+        """Take rows in; returns how many were repeats."""
+        self.late += int((rows.time_s < self._left_s).sum())
+        pool = type(rows).concat([self._held, rows])
+        once = ~_repeats([getattr(pool, name) for name in self._key])
+        order = np.argsort(pool.time_s, kind="stable")
+        self._held = pool[order[once[order]]]
+        return int((~once).sum())
+
+    def pop(self, everything: bool = False) -> _Rows:
+        times: Array = self._held.time_s
+        count = times.size
+        if count and not everything and count <= MAX_HELD:
+            count = int(np.searchsorted(times, times[-1] - self._reorder_s))
+        ready, self._held = self._held[:count], self._held[count:]
+        if count:
+            self._left_s = max(self._left_s, float(times[count - 1]))
+        return ready
+
+
+def _repeats(key: list[Array]) -> Array:
+    """Which rows have the same key as an earlier one, (n,) bool."""
+    order = np.lexsort(key[::-1])  # stable: the first of equal rows stays first
+    same = np.ones(max(order.size - 1, 0), bool)
+    for column in key:
+        same &= np.diff(column[order]) == 0
+    repeats = np.zeros(order.size, bool)
+    repeats[order[1:][same]] = True
+    return repeats
