@@ -1,0 +1,133 @@
+"""A radar's noise measured from its own plots: residuals of local cubic fits to range and azimuth.
+
+Nine plots in a row of one flight are fitted by a cubic in time, and the middle one is compared with the fit. What is
+slow (bias, registration) does not show; what is quick does, and so do manoeuvres, which is why sigma is robust.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import pi, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssrtrack.tracking.flights import FlightBatch
+from ssrtrack.units import NM_M
+
+Array = NDArray[Any]
+
+WINDOW = 9
+CENTRE = WINDOW // 2
+MIN_RANGE_M = 5.0 * NM_M  # nearer, azimuth runs too fast for a cubic
+MAX_GAP = 2.5  # longest step inside a window, in median steps
+MIN_WINDOWS = 30
+MAD_TO_SIGMA = 1.482602218505602  # 1 / (sqrt(2) erfinv(1/2))
+RANGE_LSB_M = NM_M / 256.0  # I048/040
+AZIMUTH_LSB_RAD = 2.0 * pi / 65536.0
+FLOOR_RANGE_M, FLOOR_AZIMUTH_RAD = RANGE_LSB_M / sqrt(12.0), AZIMUTH_LSB_RAD / sqrt(12.0)
+
+
+@dataclass(frozen=True)
+class MeasuredNoise:
+    """One radar's noise; sigma is None with fewer than 30 windows. `plots` are those of the sample."""
+
+    plots: int
+    windows: int
+    sigma_range_m: float | None
+    sigma_azimuth_rad: float | None
+    range_p99_m: float | None
+    azimuth_p99_rad: float | None
+    period_s: float | None  # median time between plots of one flight
+    stated_range_m: float | None  # median of what the plots state
+    stated_azimuth_rad: float | None
+
+
+def measure_noise(batches: Iterable[FlightBatch], radar_count: int) -> list[MeasuredNoise]:
+    """Noise of each radar from flights that join no radars (`Cutting.per_radar`)."""
+    residuals: list[list[tuple[Array, Array]]] = [[] for _ in range(radar_count)]
+    steps: list[list[Array]] = [[] for _ in range(radar_count)]
+    stated: list[list[tuple[Array, Array]]] = [[] for _ in range(radar_count)]
+    for batch in batches:
+        if len(batch):
+            step = np.diff(batch.plots.time_s)[_same_flight(batch)]
+            residuals[batch.radar_id].append(_residuals(batch, float(np.median(step))))
+            steps[batch.radar_id].append(step)
+            stated[batch.radar_id].append((batch.plots.sigma_range_m, batch.plots.sigma_azimuth_rad))
+    return [_measured(residuals[k], steps[k], stated[k]) for k in range(radar_count)]
+
+
+def _same_flight(batch: FlightBatch) -> Array:
+    """For each pair of neighbouring rows, whether both belong to one flight."""
+    same = np.ones(len(batch.plots), bool)
+    same[batch.starts[:-1]] = False
+    return same[1:]
+
+
+def _residuals(batch: FlightBatch, step_s: float) -> tuple[Array, Array]:
+    """Normalised residuals of range (m) and azimuth (rad) over all windows of a batch."""
+    plots = batch.plots
+    if len(plots) < WINDOW:
+        return np.zeros(0), np.zeros(0)
+    flight = np.repeat(np.arange(len(batch)), np.diff(batch.starts))
+    time = np.lib.stride_tricks.sliding_window_view(plots.time_s, WINDOW)
+    good = flight[: 1 - WINDOW] == flight[WINDOW - 1 :]
+    good &= plots.range_m[CENTRE : CENTRE + time.shape[0]] > MIN_RANGE_M
+    good &= np.diff(time, axis=1).max(1) < MAX_GAP * step_s
+    at = np.flatnonzero(good)[:, None] + np.arange(WINDOW)
+    azimuth = plots.azimuth_rad[at]
+    azimuth = (azimuth - azimuth[:, [CENTRE]] + pi) % (2.0 * pi) - pi
+    weights = _centre_weights(plots.time_s[at])
+    return _normalised(plots.range_m[at], weights), _normalised(azimuth, weights)
+
+
+def _centre_weights(time: Array) -> Array:
+    """Weights (W, 9) whose sum with the data is the cubic least-squares fit at the centre of each window."""
+    if not time.size:
+        return np.zeros((0, WINDOW))
+    tau = time - time[:, [CENTRE]]
+    tau = tau / np.abs(tau).max(1, keepdims=True)
+    design = tau[..., None] ** np.arange(4)
+    gram = np.swapaxes(design, 1, 2) @ design
+    unit = np.zeros((time.shape[0], 4, 1))
+    unit[:, 0] = 1.0  # at tau = 0 the cubic is its constant
+    weights: Array = (design @ np.linalg.solve(gram, unit))[..., 0]
+    return weights
+
+
+def _normalised(values: Array, weights: Array) -> Array:
+    """Residual at the centre over sqrt(1 - leverage): its variance is that of one plot."""
+    centre = values[:, CENTRE]
+    fitted = ((values - centre[:, None]) * weights).sum(1)
+    scaled: Array = -fitted / np.sqrt(1.0 - weights[:, CENTRE])
+    return scaled
+
+
+def _measured(
+    residuals: list[tuple[Array, Array]], steps: list[Array], stated: list[tuple[Array, Array]]
+) -> MeasuredNoise:
+    ranges, azimuths = (np.concatenate([r[i] for r in residuals] or [np.zeros(0)]) for i in range(2))
+    step = np.concatenate(steps or [np.zeros(0)])
+    own_range, own_azimuth = (np.concatenate([s[i] for s in stated] or [np.zeros(0)]) for i in range(2))
+    enough = ranges.size >= MIN_WINDOWS
+    return MeasuredNoise(
+        plots=own_range.size,
+        windows=ranges.size,
+        sigma_range_m=robust_sigma(ranges) if enough else None,
+        sigma_azimuth_rad=robust_sigma(azimuths) if enough else None,
+        range_p99_m=float(np.quantile(np.abs(ranges), 0.99)) if enough else None,
+        azimuth_p99_rad=float(np.quantile(np.abs(azimuths), 0.99)) if enough else None,
+        period_s=float(np.median(step)) if step.size else None,
+        stated_range_m=_median(own_range),
+        stated_azimuth_rad=_median(own_azimuth),
+    )
+
+
+def robust_sigma(residuals: Array) -> float:
+    """1.4826 times the median absolute deviation: sigma of the Gaussian core, whatever the tails."""
+    return MAD_TO_SIGMA * float(np.median(np.abs(residuals - np.median(residuals))))
+
+
+def _median(values: Array) -> float | None:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else None

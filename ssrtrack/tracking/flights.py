@@ -1,0 +1,265 @@
+"""Plots to flights: a stream of plots is grouped by identity and cut at silences, in bounded memory.
+
+One pending table holds the plots of flights that may still go on. Each chunk joins it, both are sorted by identity and
+time, flights that ended are handed on in batches and the rest waits. No Python object exists per flight.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssrtrack.data import PlotFlag, Plots
+from ssrtrack.errors import ScoringError
+from ssrtrack.units import NM_M
+
+Array = NDArray[Any]
+
+IDENTITIES = ("truth", "address")
+# The columns that tracking and scoring read; the others would only cost memory here.
+COLUMNS = (
+    "time_s",
+    "radar_id",
+    "range_m",
+    "azimuth_rad",
+    "mode3a",
+    "pressure_altitude_m",
+    "address",
+    "flags",
+    "sigma_range_m",
+    "sigma_azimuth_rad",
+    "truth_id",
+    "track_angle_rad",
+    "ground_speed_mps",
+)
+NOT_AIRCRAFT = PlotFlag.SIMULATED | PlotFlag.TEST | PlotFlag.FIXED_TRANSPONDER
+MAX_RANGE_M = 512.0 * NM_M
+
+# Why plots are left out; the order is the order in which they are counted.
+NO_ADDRESS = "no 24-bit address"
+NO_TRUTH_ID = "false plot or no true aircraft"
+TEST_TARGET = "simulated, test or fixed transponder"
+OUT_OF_RANGE = "range outside limits"
+REPEATED_TIME = "second plot of a flight at one time"
+SHORT_FLIGHT = "flight too short"
+
+
+@dataclass(frozen=True)
+class FlightBatch:
+    """Some whole flights. `plots` is sorted by flight, then time; flight i is rows starts[i]:starts[i + 1]."""
+
+    plots: Plots
+    starts: Array  # (n + 1,)
+    keys: Array  # (n,) 24-bit address or truth id
+    flight_ids: Array  # (n,) running number
+    radar_id: int  # -1: flights may join several radars
+    read: int = 0  # plots read from the stream since the batch before
+    excluded: dict[str, int] = field(default_factory=dict)  # plots left out since the batch before, by reason
+    # After the last batch of a round: aircraft (truth ids) with plots that wait, and when those begin.
+    waiting: tuple[Array, Array] | None = None
+    now_s: float = 0.0  # end of the stream as read so far
+
+    def __len__(self) -> int:
+        return int(self.starts.size - 1)
+
+    def index(self) -> Array:
+        """Rows of each flight side by side, (n, T) with T the longest flight; -1 is padding at the end."""
+        lengths = np.diff(self.starts)
+        columns = np.arange(int(lengths.max(initial=0)))
+        return np.where(columns < lengths[:, None], self.starts[:-1, None] + columns, -1)
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """How plots become flights.
+
+    A silence longer than `gap_s` starts a new flight; flights under `min_plots` are left out; a flight of more than
+    `max_plots` is cut into pieces of that length. If more than `max_pending` plots wait, the longest flights are cut
+    where they are. A batch has at most `batch_cells` cells (flights x longest flight), or one flight.
+    """
+
+    gap_s: float = 60.0
+    min_plots: int = 10
+    max_plots: int = 20_000
+    max_pending: int = 1_000_000
+    batch_cells: int = 200_000
+    min_range_m: float = 0.0
+    max_range_m: float = MAX_RANGE_M
+    per_radar: bool = False  # flights never join radars (their relative position is not known)
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    """Selected columns sorted by key and time, with each row's flight: `first` marks a flight's first row."""
+
+    columns: dict[str, Array]
+    key: Array
+    first: Array
+
+    @property
+    def starts(self) -> Array:
+        return np.append(np.flatnonzero(self.first), self.first.size)
+
+
+def flights(plot_chunks: Iterable[Plots], *, identity: str, cutting: Cutting | None = None) -> Iterator[FlightBatch]:
+    """Flights of a time-ordered stream of plots, in batches, as soon as they are known to have ended.
+
+    Args:
+        plot_chunks: tables of plots, time-ordered within and across chunks.
+        identity: "truth" (the plots' truth_id) or "address" (24-bit address).
+        cutting: limits, see `Cutting`.
+
+    Yields:
+        Batches; their `read` and `excluded` add up to the whole stream. The last one may hold no flight.
+
+    Raises:
+        ScoringError: unknown identity, or the stream steps back in time.
+    """
+    if identity not in IDENTITIES:
+        raise ScoringError(f"identity is {identity!r}, expected one of {', '.join(IDENTITIES)}")
+    rule = cutting or Cutting()
+    waiting: dict[str, Array] | None = None
+    excluded: Counter[str] = Counter()
+    read, number, now = 0, 0, -np.inf
+    for chunk in plot_chunks:
+        if not len(chunk):
+            continue
+        if chunk.time_s[0] < now or (np.diff(chunk.time_s) < 0).any():
+            raise ScoringError("plots are not in time order; read them with LogReader.plots, which sorts them")
+        now, read = float(chunk.time_s[-1]), read + len(chunk)
+        table = _sorted(_joined(waiting, _selected(chunk, identity, rule, excluded)), identity, rule, excluded)
+        ended = _ended(table, now, rule)
+        waiting = _rows(table.columns, ~np.repeat(ended, np.diff(table.starts)))
+        for batch in _batches(table, ended, number, rule, excluded):
+            yield _with_tally(batch, read, excluded, None, now)
+            read, number = 0, number + len(batch)
+        yield _with_tally(_no_flight(), read, excluded, _first_times(waiting), now)
+        read = 0
+    if waiting is not None:
+        table = _sorted(waiting, identity, rule, excluded)
+        for batch in _batches(table, np.ones(table.starts.size - 1, bool), number, rule, excluded):
+            yield _with_tally(batch, read, excluded, None, now)
+    yield _with_tally(_no_flight(), read, excluded, None, now)
+
+
+def _selected(chunk: Plots, identity: str, rule: Cutting, excluded: Counter[str]) -> dict[str, Array]:
+    """The columns of plots that can belong to a flight; the others are counted."""
+    outside = ~((chunk.range_m > rule.min_range_m) & (chunk.range_m <= rule.max_range_m))
+    reasons = {
+        TEST_TARGET: (chunk.flags & int(NOT_AIRCRAFT)) != 0,
+        NO_ADDRESS if identity == "address" else NO_TRUTH_ID: (
+            chunk.address <= 0 if identity == "address" else chunk.truth_id < 0
+        ),
+        OUT_OF_RANGE: outside,
+    }
+    keep = np.ones(len(chunk), bool)
+    for reason, bad in reasons.items():
+        excluded[reason] += int(np.count_nonzero(keep & bad))
+        keep &= ~bad
+    return {name: getattr(chunk, name)[keep] for name in COLUMNS}
+
+
+def _joined(waiting: dict[str, Array] | None, new: dict[str, Array]) -> dict[str, Array]:
+    if waiting is None:
+        return new
+    return {name: np.concatenate([waiting[name], new[name]]) for name in new}
+
+
+def _rows(columns: dict[str, Array], rows: Array) -> dict[str, Array]:
+    return {name: column[rows] for name, column in columns.items()}
+
+
+def _sorted(columns: dict[str, Array], identity: str, rule: Cutting, excluded: Counter[str]) -> _Sorted:
+    """Rows by key and time, later plots at an equal time dropped, flights cut at gaps and at the maximal length."""
+    key = columns["address" if identity == "address" else "truth_id"].astype(np.int64)
+    if rule.per_radar:
+        key = key * 65536 + columns["radar_id"]
+    order = np.lexsort((columns["time_s"], key))
+    columns, key = _rows(columns, order), key[order]
+    other_key = np.diff(key, prepend=-1) != 0
+    repeated = ~other_key & (np.diff(columns["time_s"], prepend=-np.inf) <= 0)
+    if repeated.any():
+        excluded[REPEATED_TIME] += int(np.count_nonzero(repeated))
+        columns, key = _rows(columns, ~repeated), key[~repeated]
+        other_key = np.diff(key, prepend=-1) != 0
+    first = other_key | (np.diff(columns["time_s"], prepend=-np.inf) > rule.gap_s)
+    return _Sorted(columns, key, _cut_long(first, rule.max_plots))
+
+
+def _cut_long(first: Array, max_plots: int) -> Array:
+    rows = np.arange(first.size)
+    in_flight = rows - np.maximum.accumulate(np.where(first, rows, 0))
+    cut: Array = first | (in_flight % max_plots == 0)
+    return cut
+
+
+def _ended(table: _Sorted, now: float, rule: Cutting) -> Array:
+    """Which flights no later plot can join, (flights,) bool."""
+    starts = table.starts
+    if starts.size == 1:
+        return np.zeros(0, bool)
+    lengths, last_s = np.diff(starts), table.columns["time_s"][starts[1:] - 1]
+    # A full piece waits until the time has moved on: a second plot at its last time must still be recognised.
+    ended: Array = (last_s < now - rule.gap_s) | ((lengths >= rule.max_plots) & (last_s < now))
+    # A flight followed by another one of the same key ended at the gap between them.
+    ended[:-1] |= table.key[starts[1:-1]] == table.key[starts[1:-1] - 1]
+    pending = int(lengths[~ended].sum())
+    for i in np.argsort(-np.where(ended, 0, lengths), kind="stable") if pending > rule.max_pending else ():
+        if pending <= rule.max_pending // 2:
+            break
+        ended[i] = True
+        pending -= int(lengths[i])
+    return ended
+
+
+def _batches(table: _Sorted, ended: Array, number: int, rule: Cutting, excluded: Counter[str]) -> Iterator[FlightBatch]:
+    """The ended flights, longest first so that padding is small, in batches of bounded size."""
+    starts, lengths = table.starts[:-1], np.diff(table.starts)
+    short = ended & (lengths < rule.min_plots)
+    if short.any():
+        excluded[SHORT_FLIGHT] += int(lengths[short].sum())
+    chosen = np.flatnonzero(ended & ~short)
+    radar = table.columns["radar_id"][starts[chosen]].astype(int) if rule.per_radar else np.full(chosen.size, -1)
+    order = np.lexsort((chosen, -lengths[chosen], radar))
+    chosen, radar = chosen[order], radar[order]
+    at = 0
+    while at < chosen.size:
+        room = max(1, rule.batch_cells // int(lengths[chosen[at]]))
+        end = min(at + room, int(np.searchsorted(radar, radar[at], "right")))
+        part = chosen[at:end]
+        offsets = np.concatenate([[0], np.cumsum(lengths[part])])
+        rows = np.repeat(starts[part] - offsets[:-1], lengths[part]) + np.arange(offsets[-1])
+        key = table.key[starts[part]]
+        yield FlightBatch(
+            plots=Plots(**_rows(table.columns, rows)),
+            starts=offsets,
+            keys=key // 65536 if rule.per_radar else key,
+            flight_ids=np.arange(number, number + part.size),
+            radar_id=int(radar[at]),
+        )
+        number, at = number + part.size, end
+
+
+def _no_flight() -> FlightBatch:
+    return FlightBatch(Plots.empty(), np.zeros(1, int), np.zeros(0, int), np.zeros(0, int), -1)
+
+
+def _with_tally(
+    batch: FlightBatch, read: int, excluded: Counter[str], waiting: tuple[Array, Array] | None, now: float
+) -> FlightBatch:
+    """The batch with what was counted since the last one; the counter starts again."""
+    counted = {reason: n for reason, n in excluded.items() if n}
+    excluded.clear()
+    return FlightBatch(
+        batch.plots, batch.starts, batch.keys, batch.flight_ids, batch.radar_id, read, counted, waiting, now
+    )
+
+
+def _first_times(waiting: dict[str, Array]) -> tuple[Array, Array]:
+    """Each waiting aircraft's truth id (ascending) and the time of its first waiting plot."""
+    order = np.lexsort((waiting["time_s"], waiting["truth_id"]))
+    ids, first = np.unique(waiting["truth_id"][order], return_index=True)
+    return ids, waiting["time_s"][order][first]
