@@ -4,7 +4,8 @@ A leg asks for a turn, a climb, a speed change or any of them together. Bank ang
 become piecewise-linear functions of time: roll rate, acceleration and vertical acceleration are limited.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,18 @@ class Legs:
     speed_mps: Floats  # target, NaN: hold
     acceleration_mps2: Floats
 
+    @classmethod
+    def concat(cls, parts: list[Self]) -> Self:
+        """Legs of several sets of flights, one after the other, padded to the longest with legs that ask nothing."""
+        longest = max(p.turn_rad.shape[1] for p in parts)
+
+        def padded(name: str) -> Floats:
+            fill = np.nan if name in ("height_m", "speed_mps") else 0.0
+            rows = [getattr(p, name) for p in parts]
+            return np.concatenate([np.pad(r, ((0, 0), (0, longest - r.shape[1])), constant_values=fill) for r in rows])
+
+        return cls(*(padded(f.name) for f in fields(cls)))
+
 
 @dataclass(frozen=True)
 class Start:
@@ -42,6 +55,11 @@ class Start:
     height_m: Floats
     speed_mps: Floats
     track_rad: Floats
+
+    @classmethod
+    def concat(cls, parts: list[Self]) -> Self:
+        """Starts of several sets of flights, one after the other."""
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
 @dataclass(frozen=True)

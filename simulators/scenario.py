@@ -20,6 +20,7 @@ from ssrtrack.simulators.timing import crossings, north_times
 from ssrtrack.simulators.traffic import (
     FALSE_PLOTS,
     MEASUREMENT,
+    MIN_FLIGHT_S,
     ROTATION,
     Fleet,
     Traffic,
@@ -32,6 +33,7 @@ from ssrtrack.units import DEG_RAD, NM_M
 _FOLDER = Path(__file__).parent / "scenarios"
 # Work is done in blocks of this length whatever the chunks are, so that chunks cannot change a single bit.
 BLOCK_S = 600.0
+HORIZON_S = 1800.0  # flights are planned in steps of this
 _AHEAD_ROTATIONS = 2
 Rows = TypeVar("Rows", Plots, Truth)
 
@@ -97,7 +99,18 @@ def _check(scenario: Scenario) -> None:
                 f"radar.coverage.min_range_nm: found {r.coverage.min_range_nm:g}, "
                 f"expected less than max_range_nm = {r.coverage.max_range_nm:g}"
             )
+    for n, flow in enumerate(scenario.traffic):
+        if np.isnan(flow.latitude_deg) != np.isnan(flow.longitude_deg):
+            raise ScenarioError(
+                f"traffic[{n}]: found only one of latitude_deg and longitude_deg, expected both or none"
+            )
     check_identities(scenario.aircraft)
+    for n, a in enumerate(scenario.aircraft):
+        if a.start_s > min(a.end_s, scenario.duration_s) - MIN_FLIGHT_S:
+            raise ScenarioError(
+                f"aircraft[{n}].start_s: found {a.start_s:g}, expected at least {MIN_FLIGHT_S:g} s "
+                f"before its end and that of the scenario ({min(a.end_s, scenario.duration_s):g})"
+            )
 
 
 def radars(scenario: Scenario) -> Radar:
@@ -186,7 +199,8 @@ def _blocks(scenario: Scenario, seed: int) -> Iterator[tuple[float, Plots, Truth
     begin_s = 0.0
     while begin_s < scenario.duration_s:
         end_s = min(begin_s + BLOCK_S, scenario.duration_s)
-        air = _in_the_air(air, traffic.until(end_s + ahead_s), begin_s - ahead_s)
+        horizon_s = np.ceil((end_s + ahead_s) / HORIZON_S) * HORIZON_S
+        air = _in_the_air(air, traffic.until(horizon_s), begin_s - ahead_s)
         tables = []
         for n, station in enumerate(stations):
             parts = [held[n], *_turn_radar(scenario, station, air, end_s, seed)]

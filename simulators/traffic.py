@@ -14,6 +14,7 @@ from ssrtrack.simulators.trajectory import Paths, fly
 from ssrtrack.units import DEG_RAD, FL_M, FPM_MPS, KT_MPS
 
 SCRIPTED = 65535  # flow number of scripted aircraft in random streams
+MIN_FLIGHT_S = 1.0
 # What a random stream is for: the first word of its spawn key.
 TRAFFIC, TURBULENCE, MEASUREMENT, ROTATION, FALSE_PLOTS = range(5)
 # Emergency and conspicuity codes that no simulated flight is given.
@@ -59,33 +60,33 @@ class Traffic:
             scenario.turbulence_m2ps3,
             scenario.truth_step_s,
         )
-        check_identities(scenario.aircraft)
         used = {int(a.mode3a, 8) for a in scenario.aircraft if a.mode3a} | _SPECIAL_CODES
         # An odd multiplier permutes the codes, so that neighbours in number are not neighbours in code.
         self._codes = np.array(sorted((c for c in range(4096) if c not in used), key=lambda c: c * 1543 % 4096))
-        self._scripts = [i for i, a in enumerate(scenario.aircraft) if a.start_s < self._end_s]
+        self._scripts = list(range(len(scenario.aircraft)))
         self._slots = [(f, s, 0, 0.0) for f, flow in enumerate(scenario.traffic) for s in range(flow.number)]
         self._next_id = len(scenario.aircraft)
 
     def until(self, time_s: float) -> tuple[Paths, Fleet] | None:
         """The flights not given before that start before `time_s`, or None."""
-        parts = [self._scripted(time_s)]
-        limit = min(time_s, self._end_s)
-        while True:
-            due = [slot for slot in self._slots if slot[3] < limit]
-            if not due:
-                break
+        plans = [self._scripted(time_s)]
+        limit = min(time_s, self._end_s - MIN_FLIGHT_S)
+        while due := [slot for slot in self._slots if slot[3] < limit]:
+            legs, start, fleet = self._random(due)
             later = [slot for slot in self._slots if slot[3] >= limit]
-            paths, fleet = self._random(due)
-            ends = paths.end_s.tolist()
+            ends = start.end_s.tolist()
             self._slots = later + [(f, s, n + 1, end) for (f, s, n, _), end in zip(due, ends, strict=True)]
-            parts.append((paths, fleet))
-        made = [p for p in parts if p is not None]
+            plans.append((legs, start, fleet))
+        made = [p for p in plans if p is not None]
         if not made:
             return None
-        return Paths.concat([p for p, _ in made]), Fleet.concat([f for _, f in made])
+        # Flown together: the integration costs as much for a hundred flights as for one.
+        fleet = Fleet.concat([p[2] for p in made])
+        turbulent = self._limits.turbulence_psd > 0
+        rngs = [stream(self._seed, TURBULENCE, *map(int, who)) for who in fleet.who] if turbulent else []
+        return fly(Legs.concat([p[0] for p in made]), Start.concat([p[1] for p in made]), self._limits, rngs), fleet
 
-    def _scripted(self, time_s: float) -> tuple[Paths, Fleet] | None:
+    def _scripted(self, time_s: float) -> tuple[Legs, Start, Fleet] | None:
         due = [i for i in self._scripts if self._scenario.aircraft[i].start_s < time_s]
         if not due:
             return None
@@ -93,9 +94,9 @@ class Traffic:
         crew = [self._scenario.aircraft[i] for i in due]
         who = np.array([(SCRIPTED, i, 0) for i in due])
         fleet = self._fleet(np.array(due), who, np.array([a.mode_s for a in crew]), crew)
-        return self._fly(scripted_legs(crew), scripted_start(crew, self._end_s), who), fleet
+        return scripted_legs(crew), scripted_start(crew, self._end_s), fleet
 
-    def _random(self, due: list[tuple[int, int, int, float]]) -> tuple[Paths, Fleet]:
+    def _random(self, due: list[tuple[int, int, int, float]]) -> tuple[Legs, Start, Fleet]:
         who = np.array([slot[:3] for slot in due])
         rngs = [stream(self._seed, TRAFFIC, *map(int, row)) for row in who]
         flows = [self._scenario.traffic[f] for f in who[:, 0]]
@@ -103,12 +104,7 @@ class Traffic:
         legs, start, mode_s = random_flights(flows, self._centre, begin, self._end_s, rngs)
         ids = self._next_id + np.arange(len(due))
         self._next_id += len(due)
-        return self._fly(legs, start, who), self._fleet(ids, who, mode_s, None)
-
-    def _fly(self, legs: Legs, start: Start, who: Ints) -> Paths:
-        turbulent = self._limits.turbulence_psd > 0
-        rngs = [stream(self._seed, TURBULENCE, *map(int, row)) for row in who] if turbulent else []
-        return fly(legs, start, self._limits, rngs)
+        return legs, start, self._fleet(ids, who, mode_s, None)
 
     def _fleet(self, ids: Ints, who: Ints, mode_s: NDArray[np.bool_], crew: list[Aircraft] | None) -> Fleet:
         # Odd multiplier: a permutation of the block, so that addresses are unique and do not run in sequence.
@@ -146,8 +142,6 @@ def check_identities(crew: tuple[Aircraft, ...]) -> None:
             if (name := f"{key} {value}") in seen:
                 raise ScenarioError(f"{where}.{key}: {value!r} is aircraft[{seen[name]}]'s as well; give each its own")
             seen[name] = n
-        if a.end_s <= a.start_s:
-            raise ScenarioError(f"{where}.end_s: found {a.end_s:g}, expected more than start_s = {a.start_s:g}")
 
 
 def scripted_start(crew: list[Aircraft], end_s: float) -> Start:

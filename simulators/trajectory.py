@@ -14,15 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.data import Phase
+from ssrtrack.errors import ScenarioError
 from ssrtrack.geodesy import A_M, E2, enu_rotation, geodetic_to_ecef
 from ssrtrack.simulators.legs import Floats, Ints, Legs, Limits, Pair, Schedules, Start, schedules
 from ssrtrack.units import G_MPS2
 
 MAX_STEP_S = 60.0
 MAX_ROLLING_STEP_S = 2.5
-MAX_TURN_STEP_RAD = 0.12  # the step then errs by about 1e-4 m at 250 m/s, 1 deg/s
+MAX_TURN_STEP_RAD = 0.16  # the step then errs by about 4e-4 m at 250 m/s, 1 deg/s
 MERGE_S = 1e-6  # knots nearer than this are one
-MIN_SPEED_MPS = 20.0
+MIN_SPEED_MPS = 20.0  # what turbulence leaves of the ground speed
+MAX_LATITUDE_RAD = np.radians(88.0)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Paths:
 
     def window(self, begin_s: float, end_s: float) -> Self:
         """The same flights with only those pieces that touch a time window; every flight must touch it."""
-        keep = (self.time_s <= end_s) & (self.time_s + self.length_s >= begin_s)
+        # One second more: a flight's last piece may end a hair before the flight does.
+        keep = (self.time_s <= end_s + 1.0) & (self.time_s + self.length_s >= begin_s - 1.0)
         first = np.concatenate([[0], np.cumsum(keep)])[self.first]
         return type(self)(self.start_s, self.end_s, first, *(a[..., keep] for a in self._per_piece()))
 
@@ -103,7 +106,7 @@ class Paths:
 
 def horner(c: Floats, t: Floats) -> Floats:
     """Values (m, n) of polynomials c (6, m, n) at t (n,)."""
-    value = c[5] * t
+    value: Floats = c[5] * t
     for i in (4, 3, 2, 1):
         value += c[i]
         value *= t
@@ -113,7 +116,7 @@ def horner(c: Floats, t: Floats) -> Floats:
 
 def horner_slope(c: Floats, t: Floats) -> Floats:
     """Derivatives (m, n) of polynomials c (6, m, n) at t (n,)."""
-    value = 5.0 * c[5]
+    value: Floats = 5.0 * c[5]
     for i in (4, 3, 2, 1):
         value *= t
         value += i * c[i]
@@ -121,7 +124,11 @@ def horner_slope(c: Floats, t: Floats) -> Floats:
 
 
 def fly(legs: Legs, start: Start, limits: Limits, rngs: list[np.random.Generator]) -> Paths:
-    """Paths of F flights; `rngs` (one per flight) are used only where there is turbulence."""
+    """Paths of F flights; `rngs` (one per flight) are used only where there is turbulence.
+
+    Raises:
+        ScenarioError: a path comes within 2 degrees of a pole.
+    """
     plan = schedules(legs, start, limits)
     flight, time, length, row, law = _pieces(plan, start, limits)
     key = _Key(plan, float((start.end_s - start.time_s).max()))
@@ -138,6 +145,11 @@ def fly(legs: Legs, start: Start, limits: Limits, rngs: list[np.random.Generator
     turn = [(G_MPS2 * np.tan(b) + push[1]) / v for b, v in ((b0, v0), (bm, vm), (b1, v1))]
     slot = (np.arange(len(time)) - first[flight], flight)
     at0, at1 = _integrate(start, counts, slot, length, [h0, hm, h1], [v0, vm, v1], turn)
+    if np.abs(at1[0]).max() > MAX_LATITUDE_RAD:
+        raise ScenarioError(
+            f"an aircraft flies to latitude {np.degrees(np.abs(at1[0]).max()):.1f} deg; paths must stay within "
+            "88 deg of the equator, as geodetic coordinates fail at the poles"
+        )
     slopes = (v1 - v0) / length, (w1 - w0) / length
     begin = _motion(at0, h0, v0, w0, turn[0], *slopes)
     end = _motion(at1, h1, v1, w1, turn[2], *slopes)
