@@ -20,25 +20,37 @@ def evaluate(
     save_tracks: Annotated[bool, typer.Option("--save-tracks", help="Also write tracks.h5 into the folder.")] = False,
 ) -> None:
     """Track with the chosen estimators, score accuracy and calibration, write report.html and scores.json."""
+    import sys
     from contextlib import ExitStack
     from math import radians
 
+    from rich.console import Console
+
     from ssrtrack import __version__
     from ssrtrack.cli.common import command_line, now_utc, progress_bar
-    from ssrtrack.report.html import make_report, report_folder
-    from ssrtrack.report.table import print_table
+    from ssrtrack.report.html import make_report
+    from ssrtrack.report.table import format_table
     from ssrtrack.scoring.evaluate import evaluate as score
 
-    report_folder(output)  # fail before the work, not after it
+    if save_tracks and len(logs) > 1:
+        raise typer.BadParameter("--save-tracks takes one log: track numbers of several would clash")
+    if output.exists() and not output.is_dir():
+        raise typer.BadParameter(f"{output} is a file, expected a folder for the report")  # before the work, not after
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bar())
         save = None
         if save_tracks:
-            from ssrtrack.io.hdf5 import tracks_log
+            from ssrtrack.tracking.tracks_log import tracks_log
 
-            save = stack.enter_context(
-                tracks_log(output / "tracks.h5", logs[0], command_line(), __version__, now_utc())
-            ).append_tracks
+            output.mkdir(parents=True, exist_ok=True)
+            writer = tracks_log(
+                output / "tracks.h5",
+                logs[0],
+                command=command_line(),
+                software_version=__version__,
+                created=now_utc(),
+            )
+            save = stack.enter_context(writer).append_tracks
         result = score(
             logs,
             tracker,
@@ -58,5 +70,6 @@ def evaluate(
         software_version=__version__,
         created=now_utc(),
     )
-    print_table(result)
+    # A pipe or file has no width of its own; the table needs 100 columns.
+    Console(width=None if sys.stdout.isatty() else 100).print(format_table(result))
     print(f"Report: {page}")

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
 from math import floor, isnan, nan
 from pathlib import Path
-from statistics import median
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -59,6 +58,7 @@ class PlotStream:
         self.path = path
         self.summary = Summary()
         self.epoch = datetime.combine(on_date, time(), UTC) if on_date else None
+        self.octets_read = 0  # of the file, for progress
         self._reorder_s = reorder_s
         self._window_bytes = window_bytes
         self._clock: DayClock | None = None
@@ -84,7 +84,7 @@ class PlotStream:
         """The radars seen so far; a plot's radar_id is the row."""
         keys = list(self._ids)
         sites = np.array([self._sites.get(key, (nan, nan, nan)) for key in keys]).reshape(-1, 3)
-        periods = [median(self._periods[key].elements()) / 128 if key in self._periods else nan for key in keys]
+        periods = [_median(self._periods.get(key, Counter())) / TICKS_PER_S for key in keys]
         return Radar(
             name=np.array([f"SAC {key // 256} SIC {key % 256}" for key in keys], "S32"),
             sac=np.array(keys, np.int64).reshape(-1) // 256,
@@ -99,6 +99,7 @@ class PlotStream:
         """Columns of both categories that cover the same stretch of the file."""
         pair: list[Columns] = []
         for columns in stream(self.path, self.summary, self._window_bytes):
+            self.octets_read = int(columns.offset[-1]) if len(columns) else self.octets_read
             if pair and columns.category <= pair[-1].category:
                 yield pair
                 pair = []
@@ -165,6 +166,13 @@ class PlotStream:
         for key in np.unique(source[period.rows]).tolist():
             values = period.fields["PERIOD"][source[period.rows] == key]
             self._periods.setdefault(key, Counter()).update(values[values > 0].tolist())
+
+
+def _median(counts: Counter[int]) -> float:
+    """Median of counted values, NaN if there are none; the lower one of two."""
+    values = sorted(counts)
+    total = np.cumsum([counts[value] for value in values])
+    return values[int(np.searchsorted(total, total[-1] / 2))] if values else nan
 
 
 _Rows = TypeVar("_Rows", Plots, Service)
