@@ -245,7 +245,8 @@ def fields_at(buf: Array, at: Array, fields: Sequence[Field]) -> dict[str, Array
 
 def _bits(octets: list[Array], shift: int, f: Field) -> Array:
     """The field's bits out of the octets that hold it, `shift` bits above their end."""
-    dtype = np.int32 if len(octets) * 8 <= 31 else np.int64
+    # A whole register (int64) comes as one "octet".
+    dtype = np.int32 if len(octets) * octets[0].itemsize * 8 <= 31 else np.int64
     word: Array = octets[0].astype(dtype)
     for octet in octets[1:]:
         word = (word << 8) | octet
