@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Pair = tuple[Floats, Floats]
 
-_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(8)
+_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(16)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ MAX_STEP_S = 60.0
 MAX_ROLLING_STEP_S = 2.5
 MAX_TURN_STEP_RAD = 0.16  # the step then errs by about 4e-4 m at 250 m/s, 1 deg/s
 MERGE_S = 1e-6  # knots nearer than this are one
+_GAUSS = np.polynomial.legendre.leggauss(4)
+_SHARES, _WEIGHTS = (0.5 + 0.5 * _GAUSS[0]).tolist(), (0.5 * _GAUSS[1]).tolist()
 MIN_SPEED_MPS = 20.0  # what turbulence leaves of the ground speed
 MAX_LATITUDE_RAD = np.radians(88.0)
 
@@ -141,8 +143,8 @@ def fly(legs: Legs, start: Start, limits: Limits, rngs: list[np.random.Generator
     v1 = np.maximum(ends[1][1] + gain[1], MIN_SPEED_MPS)
     (b0, _, w0), (b1, _, w1) = ends
     h0, h1 = _running(0.5 * (w0 + w1) * length, first, start.height_m)
-    bm, vm, hm = 0.5 * (b0 + b1), 0.5 * (v0 + v1), h0 + length * (0.375 * w0 + 0.125 * w1)
-    turn = [(G_MPS2 * np.tan(b) + push[1]) / v for b, v in ((b0, v0), (bm, vm), (b1, v1))]
+    vm, hm = 0.5 * (v0 + v1), h0 + length * (0.375 * w0 + 0.125 * w1)
+    turn = _turn_rates(b0, b1, v0, v1, push[1])
     slot = (np.arange(len(time)) - first[flight], flight)
     at0, at1 = _integrate(start, counts, slot, length, [h0, hm, h1], [v0, vm, v1], turn)
     if np.abs(at1[0]).max() > MAX_LATITUDE_RAD:
@@ -235,6 +237,22 @@ def _running(step: Floats, first: Ints, initial: Floats) -> Pair:
     shift = np.repeat(initial - before, np.diff(first))
     after = total + shift
     return after - step, after
+
+
+def _turn_rates(b0: Floats, b1: Floats, v0: Floats, v1: Floats, push: Floats) -> list[Floats]:
+    """(g tan(bank) + push) / V at the beginning, middle and end of each piece.
+
+    The middle is such that Simpson's rule, which Runge-Kutta uses, turns by the integral: an error of the track angle
+    would grow into one of position for the rest of the flight.
+    """
+
+    def rate(share: float) -> Floats:
+        bank, speed = b0 + share * (b1 - b0), v0 + share * (v1 - v0)
+        return np.asarray((G_MPS2 * np.tan(bank) + push) / speed)
+
+    mean = sum(weight * rate(share) for share, weight in zip(_SHARES, _WEIGHTS, strict=True))
+    begin, end = rate(0.0), rate(1.0)
+    return [begin, np.asarray((6.0 * mean - begin - end) / 4.0), end]
 
 
 def _integrate(
