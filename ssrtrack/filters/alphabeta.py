@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssrtrack.filters.gaussian import gate_threshold, innovation_likelihood, log_sum_exp
+from ssrtrack.filters.gaussian import gate_threshold, innovation_likelihood
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.options import Options
 from ssrtrack.filters.protocol import checked_dt, put, take
@@ -108,8 +108,9 @@ class AlphaBeta:
             scale = self.options.tail_scale**2
             wide = self._component(state, y, scale * R)
             log_wide, distance = innovation_likelihood(y, state.pp + scale * R)
-            log_ratio = np.log(self.options.tail_weight) + log_wide, np.log1p(-self.options.tail_weight) + log_core
-            parts = _merged(np.exp(log_ratio[0] - log_sum_exp(np.stack(log_ratio))), core, wide)
+            log_tail = np.log(self.options.tail_weight) + log_wide
+            total = np.logaddexp(log_tail, np.log1p(-self.options.tail_weight) + log_core)
+            parts = _merged(np.exp(log_tail - total), core, wide)
         position, velocity, pp, pv, vv = parts
         since, none = np.zeros_like(state.since_s), np.zeros_like(state.gated)
         return AlphaBetaState(position, velocity, pp, pv, vv, state.count + 1, since, none), distance

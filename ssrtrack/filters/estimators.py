@@ -62,7 +62,7 @@ def _polar_cv(engine: str) -> Callable[..., Estimator]:
 
 def _polar_ct(engine: str) -> Callable[..., Estimator]:
     def factory(
-        options: Options = PLAIN, *, q_m2s3: float = 0.5, rate_sigma_dps: float = 1.0, tau_s: float = 30.0
+        options: Options = PLAIN, *, q_m2s3: float = 2.0, rate_sigma_dps: float = 1.0, tau_s: float = 30.0
     ) -> Estimator:
         motion = _turn(0.0, rate_sigma_dps, tau_s, q_m2s3, "CT")
         return _one(motion, engine, "polar", options)
@@ -90,7 +90,7 @@ def _imm3(
     turn_rate_dps: float = 1.8,
     rate_sigma_dps: float = 0.9,
     tau_s: float = 60.0,
-    q_turn_m2s3: float = 0.5,
+    q_turn_m2s3: float = 1.0,
     sojourn_s: float = 120.0,
     sojourn_turn_s: float = 40.0,
 ) -> Estimator:
@@ -108,7 +108,7 @@ def _imm(
     turn_rate_dps: float = 1.8,
     rate_sigma_dps: float = 0.9,
     tau_s: float = 60.0,
-    q_turn_m2s3: float = 0.5,
+    q_turn_m2s3: float = 1.0,
     sojourn_s: float = 120.0,
     sojourn_high_s: float = 20.0,
     sojourn_turn_s: float = 40.0,

@@ -69,9 +69,10 @@ def run(estimator: Estimator, measurements: Measurements) -> TrackHistory:
         if probability is not None:
             modes = np.full((*shape, probability.shape[1]), np.nan) if modes is None else modes
             modes[k, rows] = probability
-    tables = [np.swapaxes(table, 0, 1) for table in (*predicted, *filtered, used)]
     modes = None if modes is None else np.swapaxes(modes, 0, 1)
-    return TrackHistory(*tables, modes, perf_counter() - start)
+    before = np.swapaxes(predicted[0], 0, 1), np.swapaxes(predicted[1], 0, 1)
+    after = np.swapaxes(filtered[0], 0, 1), np.swapaxes(filtered[1], 0, 1)
+    return TrackHistory(*before, *after, np.swapaxes(used, 0, 1), modes, perf_counter() - start)
 
 
 def flight_lengths(measurements: Measurements) -> Array:
