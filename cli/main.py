@@ -47,23 +47,33 @@ app.command()(evaluate)
 
 
 def main() -> None:
-    """Run the command line: exit code 0 done, 1 failed (one readable line), 2 wrong usage."""
+    """Run the command line: exit code 0 done, 1 failed, 2 wrong usage, 130 stopped; an error is one readable line."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     try:
-        app([a for a in arguments if a != "--debug"])
+        status = app([a for a in arguments if a != "--debug"], prog_name="ssrtrack", standalone_mode=False)
+        raise SystemExit(status if isinstance(status, int) else 0)
     except SsrtrackError as error:
         _fail(f"error: {error}", debug)
     except OSError as error:
         _fail(f"error: {error.strerror or error}: {error.filename}" if error.filename else f"error: {error}", debug)
     except MemoryError:
         _fail("error: out of memory; close other programs or give a smaller input", debug)
+    except KeyboardInterrupt:
+        _fail("stopped", debug, 130)
     except Exception as error:
+        if hasattr(error, "format_message"):  # the parser's own: a wrong command, option or value
+            if not error.format_message():  # no command at all: the help has been shown
+                raise SystemExit(2) from None
+            command = getattr(getattr(error, "ctx", None), "command_path", "ssrtrack")
+            _fail(f"error: {error.format_message()} (see {command} --help)", debug, 2)
+        if type(error).__name__ == "Abort":
+            _fail("stopped", debug, 130)
         _fail(f"internal error: {type(error).__name__}: {error} (run again with --debug and report it)", debug)
 
 
-def _fail(message: str, debug: bool) -> None:
+def _fail(message: str, debug: bool, status: int = 1) -> None:
     if debug:
         traceback.print_exc()
     print(" ".join(message.split()), file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(status)

@@ -153,7 +153,7 @@ class Table:
             import pandas as pd
         except ImportError as error:
             raise DataError("to_dataframe needs pandas: pip install pandas") from error
-        frame = {}
+        frame: dict[str, Array] = {}
         for name, spec in self.specs().items():
             values = getattr(self, name)
             if spec.width:

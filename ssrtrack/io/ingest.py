@@ -20,6 +20,12 @@ from ssrtrack.io.sites import with_radar_file, with_site
 NO_DATE = datetime(1970, 1, 1, tzinfo=UTC)  # epoch of a log whose day nobody knows
 MAX_LATE_S = 300.0  # a plot older than this against what is already written is dropped and counted
 SHOWN_ERRORS = 10
+# Files people give by mistake, by their first octets; a stray CAT048 header can be found in any of them.
+FOREIGN = {
+    b"\x89HDF": "an HDF5 file; a log is evaluated as it is",
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"PK\x03\x04": "a zip archive; unpack it first",
+}
 
 
 @dataclass
@@ -63,6 +69,8 @@ def ingest(
         ScenarioError: `site` with several radars.
         LogError: the log cannot be written.
     """
+    for path in files:
+        _refuse_foreign(path)
     streams = [_Stream(path, on_date, max(1 << 16, WINDOW_BYTES // len(files))) for path in files]
     for stream in streams:
         stream.advance()
@@ -86,6 +94,7 @@ def ingest(
             report.radars = with_site(report.radars, site)
         report.radars = with_radar_file(report.radars, list(radar_blocks))
         log.set_radars(report.radars)
+    _warn_of_noise(report)
     unknown = [name.decode("ascii", "replace") for name in report.radars.name[~report.radars.has_site()]]
     if unknown:
         report.warnings.append(
@@ -105,6 +114,23 @@ def format_report(report: IngestReport, output: Path) -> str:
     if report.too_late:
         lines.append(f"  {report.too_late:,} plots dropped: over {MAX_LATE_S:.0f} s older than those before them")
     return "\n".join(lines + [f"  warning: {text}" for text in report.warnings])
+
+
+def _refuse_foreign(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+    except OSError as error:
+        raise AsterixError(f"cannot read {path}: {error.strerror}; give a raw ASTERIX, pcap or pcapng file") from error
+    for magic, what in FOREIGN.items():
+        if head.startswith(magic):
+            raise AsterixError(f"{path} is {what}; ingest takes raw ASTERIX, pcap or pcapng")
+
+
+def _warn_of_noise(report: IngestReport) -> None:
+    for path, summary in report.files:
+        if summary.error_count > sum(summary.records.values()):
+            report.warnings.append(f"{path.name} has more corrupt places than records: is it an ASTERIX recording?")
 
 
 def _file_lines(path: Path, summary: Summary) -> Iterator[str]:
