@@ -310,11 +310,12 @@ def measure(path: Path, plots: int) -> list[dict[str, Any]]:
                 "file_mib": round(path.stat().st_size / MIB),
             }
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            results.append(row | _setting())
+            results.append(row | setting())
     return results
 
 
-def _setting() -> dict[str, str]:
+def setting() -> dict[str, str]:
+    """Where and with what a result was measured."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
     versions = " ".join(f"{name} {sys.modules[name].__version__}" for name in ("ssrtrack", "numpy", "h5py"))
     return {

@@ -148,7 +148,10 @@ class _Stream:
         if not self.rows:
             return self._table(kind, kind.empty().columns())
         block = self._read(self._chosen(columns), 0, self.rows)
-        return self._table(kind, _sorted(block) if "time_s" in block and self.lag_s else block)
+        if "time_s" in block:
+            block = _sorted(block) if self.lag_s else block
+            self._check_order(block["time_s"], -np.inf)
+        return self._table(kind, block)
 
     def ordered(self, kind: type[AnyTable], rows: int, columns: Sequence[str] | None) -> Iterator[AnyTable]:
         """Rows in time order, in tables of at most `rows` rows."""
@@ -165,14 +168,17 @@ class _Stream:
             if lag_s:
                 block = _sorted({n: np.concatenate([waiting[n], v]) for n, v in block.items()} if waiting else block)
             time_s = block["time_s"]
-            if time_s[0] < last_s or (np.diff(time_s) < 0.0).any():
-                raise LogError(f"{self.path}: {self.key}: rows are less ordered than max_disorder_s; {READ_REMEDY}")
+            self._check_order(time_s, last_s)
             final = int(np.searchsorted(time_s, time_s[-1] - lag_s, "right"))
             last_s = time_s[final - 1] if final else last_s
             yield from self._tables(kind, block, 0, final, rows)
             waiting = {n: v[final:].copy() for n, v in block.items()} if lag_s else {}
         if waiting:
             yield from self._tables(kind, waiting, 0, len(waiting["time_s"]), rows)
+
+    def _check_order(self, time_s: Array, last_s: float) -> None:
+        if time_s[0] < last_s or (time_s[1:] < time_s[:-1]).any():
+            raise LogError(f"{self.path}: {self.key}: rows are less ordered than max_disorder_s; {READ_REMEDY}")
 
     def _tables(
         self, kind: type[AnyTable], block: dict[str, Array], start: int, stop: int, rows: int

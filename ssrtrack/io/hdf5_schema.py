@@ -33,8 +33,8 @@ CHUNK_ROWS = 65_536
 RADAR_CHUNK_ROWS = 64
 COVARIANCE_CHUNK_ROWS = 16_384
 
-# gzip-1 after shuffle packs as well as gzip-4 here, reads as fast as lzf, and unlike lzf every HDF5 and netCDF
-# installation has it. Fletcher-32 lets a damaged chunk be noticed even where HDF5 stored it uncompressed.
+# gzip-1 packs nearly as well as gzip-4, reads as fast as lzf, and unlike lzf every HDF5 and netCDF installation has it
+# (benchmarks/log_filters.py). Fletcher-32 lets a damaged chunk be noticed even where HDF5 stored it uncompressed.
 FILTERS = {"compression": "gzip", "compression_opts": 1, "shuffle": True, "fletcher32": True}
 
 # HDF5 1.10's file structures: the first whose headers and chunk indexes all carry checksums.
@@ -162,7 +162,7 @@ def columns_markdown(kind: type[Table]) -> str:
         unit = "s since epoch" if name == "time_s" else spec.unit
         shape = f" × {spec.width}" if spec.width else ""
         absent = "required" if spec.fill is None else "empty" if spec.fill == b"" else str(spec.fill)
-        low, high = ("" if bound is None else f"{bound:.6g}" for bound in (spec.low, spec.high))
+        low, high = ("" if bound is None else f"{bound:.8g}" for bound in (spec.low, spec.high))
         span = f"{low} … {high}".strip() if low or high else ""
         lines.append(f"| `{name}` | {spec.dtype}{shape} | {unit} | {spec.description} | {absent} | {span} |")
     return "\n".join(lines) + "\n"

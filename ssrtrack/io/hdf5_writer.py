@@ -112,14 +112,13 @@ class LogWriter:
         key = f"{TRACKS}/{name}"
         known = tuple(self._groups[key].extra.values()) if key in self._groups else ()
         if known and not np.array_equal(known, values, equal_nan=True):
-            raise LogError(
-                f"{self.path}: tracks {name!r} have origin {known}, now {values}; write them under two names"
-            )
+            raise LogError(f"{self.path}: tracks {name!r} have origin {known}, now {values}; use two names")
         self._append(key, tracks)
         self._groups[key].extra = dict(zip(ORIGIN_ATTRIBUTES, values, strict=True))
 
     def _create(self) -> None:
-        self._file = h5py.File(self._part, "w-", libver=LIBVER)
+        # Only whole chunks are written: without a chunk cache a full disk shows in the write that meets it.
+        self._file = h5py.File(self._part, "w-", libver=LIBVER, rdcc_nbytes=0)
         head = {"format": FORMAT, "format_version": np.int32(FORMAT_VERSION), "complete": np.int32(0)}
         put_attributes(self._file, head | {"Conventions": CONVENTIONS} | provenance_texts(self.provenance))
         self._stream("plots", Plots)
@@ -134,6 +133,8 @@ class LogWriter:
 
     def _stream(self, key: str, kind: type[Table]) -> "_Stream":
         if key not in self._groups:
+            if key.startswith(f"{TRACKS}/") and TRACKS not in self._file:
+                self._file.create_group(TRACKS, track_order=True)
             group = self._file.create_group(key, track_order=True)
             self._groups[key] = _Stream(self.path, group, key, kind, self.provenance)
         return self._groups[key]
@@ -176,9 +177,10 @@ class _Stream:
         }
         self.filled = self.written = 0
         self.first_s, self.newest_s, self.disorder_s = np.inf, -np.inf, 0.0
-        for name, spec in kind.specs().items():
-            dataset = _create_column(group, name, spec, self.rows)
-            put_attributes(dataset, column_attributes(name, spec, provenance.epoch, self.has_time))
+        self.datasets = {name: _create_column(group, name, spec, self.rows) for name, spec in kind.specs().items()}
+        for name, dataset in self.datasets.items():
+            attributes = column_attributes(name, kind.specs()[name], provenance.epoch, self.has_time)
+            put_attributes(dataset, attributes)
 
     def append(self, table: Table) -> None:
         if not len(table):
@@ -218,7 +220,7 @@ class _Stream:
     def _write(self) -> None:
         start, stop = self.written, self.written + self.filled
         for name, spec in self.kind.specs().items():
-            dataset, values = self.group[name], self.waiting[name][: self.filled]
+            dataset, values = self.datasets[name], self.waiting[name][: self.filled]
             dataset.resize(stop, axis=0)
             # A chunk never written takes no room and reads as the fill value.
             if not _all_fill(values, spec):
