@@ -184,10 +184,9 @@ def test_velocity_is_the_derivative_of_position_and_pieces_join_smoothly():
     enu = np.einsum("nij,nj->ni", enu_rotation(lat, lon), v)
     assert np.abs(height - state["height_m"]).max() < 2e-3
     assert np.abs(np.hypot(enu[:, 0], enu[:, 1]) - state["speed_mps"]).max() < 2e-3
+    # A third of the resolution of BDS 5,0.
     track = np.arctan2(enu[:, 0], enu[:, 1])
-    assert (
-        np.abs((track - state["track_rad"] + np.pi) % (2 * np.pi) - np.pi).max() < 1e-3
-    )  # a third of BDS 5,0's resolution
+    assert np.abs((track - state["track_rad"] + np.pi) % (2 * np.pi) - np.pi).max() < 1e-3
 
 
 def test_phase_bits_say_what_the_aircraft_does():
