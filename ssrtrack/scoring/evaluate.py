@@ -24,14 +24,19 @@ from ssrtrack.scoring.summary import tracker_results
 from ssrtrack.scoring.tally import Tally
 from ssrtrack.tracking.flights import COLUMNS, IDENTITIES, Cutting, FlightBatch, flights
 from ssrtrack.tracking.truth import TruthWindow
-from ssrtrack.units import FT_M
+from ssrtrack.units import FT_M, NM_M
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
+Trackers = Sequence[str] | Mapping[str, Estimator]
 
 # What is random in a reported altitude from plot to plot is its rounding: 100 ft / sqrt(12).
 SIGMA_HEIGHT_M = 100.0 * FT_M / 12.0**0.5
 MIN_SCORED = 2  # a flight needs this many plots after the warm-up
+# Nearer than this a recording has the aircraft on the ground of the radar's own airport.
+MIN_RANGE_M = 2.0 * NM_M
+SMOOTHER = "imm"  # the reference trajectory without truth
+LONG_GAP = 3.3  # rotations; EUROCONTROL-SPEC-147 calls more than 3 intervals plus 10 % a long gap
 
 
 @dataclass
@@ -54,7 +59,8 @@ class _Gathered:
 class _Options:
     """The arguments of `evaluate` that hold for every log."""
 
-    estimators: Mapping[str, Estimator]
+    trackers: Trackers
+    gate: float | None
     identity: str
     has_truth: bool
     cutting: Cutting
@@ -68,7 +74,7 @@ class _Options:
 
 def evaluate(
     logs: Sequence[str | Path],
-    trackers: Sequence[str] | Mapping[str, Estimator],
+    trackers: Trackers,
     *,
     identity: str = "auto",
     warmup_plots: int = 8,
@@ -79,6 +85,8 @@ def evaluate(
     sigma_azimuth_rad: float | None = None,
     sigma_height_m: float = SIGMA_HEIGHT_M,
     gap_s: float = 60.0,
+    min_range_m: float | None = None,
+    gate: float | None = None,
     smoothed_reference: bool | None = None,
     chunk_rows: int = 500_000,
     progress: Progress | None = None,
@@ -88,7 +96,8 @@ def evaluate(
 
     Args:
         logs: HDF5 logs; all with truth, or all without.
-        trackers: names of `ESTIMATORS`, or estimators by name. Ratios refer to the first.
+        trackers: names of `ESTIMATORS`, or estimators by name. Ratios refer to the first. Trackers given by name get
+            the heavy tail that was measured, where the measured noise is used.
         identity: what makes plots one flight: "truth", "address", or "auto" (truth if the logs have it).
         warmup_plots: plots at the start of each flight that are tracked but not scored.
         examples: flights drawn in the report.
@@ -98,6 +107,8 @@ def evaluate(
             noise is used.
         sigma_height_m: random error of the altitude in the slant-range correction.
         gap_s: a longer silence starts a new flight.
+        min_range_m: nearer plots are left out; None is 2 NM without truth, 0 with it.
+        gate: chi-square probability of the trackers' gate, for trackers given by name; None is no gate.
         smoothed_reference: compare with an IMM-smoothed trajectory; None does so only without truth.
         chunk_rows: plots read at a time.
         progress: called as (what, done, total).
@@ -109,7 +120,7 @@ def evaluate(
             that is not positive definite.
         LogError: a log cannot be read.
     """
-    estimators = _estimators(trackers)
+    names = list(_estimators(trackers, {}))
     if not logs:
         raise ScoringError("no log to evaluate; give at least one")
     if tracks_writer is not None and len(logs) > 1:
@@ -119,9 +130,15 @@ def evaluate(
             f"warmup_plots is {warmup_plots}; at least the first plot, which starts a track, is not scored"
         )
     has_truth, epoch = _common_ground([Path(log) for log in logs])
-    cutting = Cutting(gap_s=gap_s, min_plots=warmup_plots + MIN_SCORED)
+    cutting = Cutting(
+        gap_s=gap_s,
+        min_plots=warmup_plots + MIN_SCORED,
+        min_range_m=min_range_m if min_range_m is not None else 0.0 if has_truth else MIN_RANGE_M,
+        implausible=not has_truth,
+    )
     options = _Options(
-        estimators=estimators,
+        trackers=trackers,
+        gate=gate,
         identity=_identity(identity, has_truth),
         has_truth=has_truth,
         cutting=cutting,
@@ -132,7 +149,7 @@ def evaluate(
         smoothed_reference=not has_truth if smoothed_reference is None else smoothed_reference,
         progress=progress or (lambda what, done, total: None),
     )
-    gathered = _Gathered({name: Tally() for name in estimators}, Gallery(examples))
+    gathered = _Gathered({name: Tally() for name in names}, Gallery(examples))
     for number, log in enumerate(logs):
         with LogReader(log) as reader:
             offset_s = (reader.provenance.epoch - epoch).total_seconds()
@@ -140,7 +157,9 @@ def evaluate(
     return _result(logs, options, gathered, epoch.isoformat(), bootstrap, seed)
 
 
-def _estimators(trackers: Sequence[str] | Mapping[str, Estimator]) -> dict[str, Estimator]:
+def _estimators(
+    trackers: Sequence[str] | Mapping[str, Estimator], parameters: Mapping[str, Any]
+) -> dict[str, Estimator]:
     if isinstance(trackers, str):
         raise ScoringError(f"trackers is the text {trackers!r}, expected a list of names such as ['kf', 'imm']")
     if not trackers:
@@ -150,7 +169,7 @@ def _estimators(trackers: Sequence[str] | Mapping[str, Estimator]) -> dict[str, 
     repeated = [name for name, n in Counter(trackers).items() if n > 1]
     if repeated:
         raise ScoringError(f"trackers {repeated} are named twice; name each once")
-    return {name: make_estimator(name) for name in trackers}
+    return {name: make_estimator(name, **parameters) for name in trackers}
 
 
 def _common_ground(logs: Sequence[Path]) -> tuple[bool, Any]:
@@ -188,6 +207,7 @@ def _one_log(
     per_radar = len(reader.radars) > 1 and not bool(reader.radars.has_site().all())
     sigmas = choose_sigmas(reader, options.identity, options.cutting, options.sigma_range_m, options.sigma_azimuth_rad)
     setting = _setting(reader, options, sigmas, per_radar)
+    estimators = _estimators(options.trackers, sigmas.tail | {"gate": options.gate})
     window = _truth_window(reader, setting) if options.has_truth else None
     cutting = Cutting(**(vars(options.cutting) | {"per_radar": per_radar}))
     seen = np.zeros(len(reader.radars), np.int64)
@@ -198,7 +218,7 @@ def _one_log(
         gathered.excluded.update(batch.excluded)
         done += batch.read
         if len(batch):
-            _one_batch(batch, number, options, setting, window, gathered, writer)
+            _one_batch(batch, number, estimators, setting, window, gathered, writer)
         if batch.waiting is not None:
             if window is not None:
                 window.forget(batch)
@@ -222,7 +242,8 @@ def _setting(reader: LogReader, options: _Options, sigmas: Sigmas, per_radar: bo
         sigma_azimuth_rad=sigmas.azimuth_rad,
         sigma_height_m=options.sigma_height_m,
         warmup_plots=options.warmup_plots,
-        smoothed_reference=options.smoothed_reference,
+        max_silence_s=LONG_GAP * sigmas.longest_period_s(reader.radars),
+        smoother=make_estimator(SMOOTHER, **sigmas.tail) if options.smoothed_reference else None,
         turbulence_psd_m2ps3=float(turbulence),
     )
 
@@ -251,7 +272,7 @@ def _counted(chunks: Iterable[Plots], seen: Array, offset_s: float, gathered: _G
 def _one_batch(
     batch: FlightBatch,
     number: int,
-    options: _Options,
+    estimators: Mapping[str, Estimator],
     setting: Setting,
     window: TruthWindow | None,
     gathered: _Gathered,
@@ -260,7 +281,7 @@ def _one_batch(
     scene = make_scene(batch, setting, window)
     chosen = gathered.gallery.choose(scene)
     histories: dict[str, tuple[Array, Array]] = {}
-    for i, (name, estimator) in enumerate(options.estimators.items()):
+    for i, (name, estimator) in enumerate(estimators.items()):
         history = run(estimator, scene.z)
         add_scores(gathered.tallies[name], name, scene, history)
         histories[name] = kept(history, chosen)

@@ -22,6 +22,7 @@ CENTRE = WINDOW // 2
 MIN_RANGE_M = 5.0 * NM_M  # nearer, azimuth runs too fast for a cubic
 MAX_GAP = 2.5  # longest step inside a window, in median steps
 MIN_WINDOWS = 30
+TAIL_SIGMA = 5.0  # of a million Gaussian residuals 0.6 lie beyond
 MAD_TO_SIGMA = 1.482602218505602  # 1 / (sqrt(2) erfinv(1/2))
 RANGE_LSB_M = NM_M / 256.0  # I048/040
 AZIMUTH_LSB_RAD = 2.0 * pi / 65536.0
@@ -41,6 +42,8 @@ class MeasuredNoise:
     period_s: float | None  # median time between plots of one flight
     stated_range_m: float | None  # median of what the plots state
     stated_azimuth_rad: float | None
+    tail_share: float  # of residuals beyond 5 sigma, the larger of range and azimuth
+    tail_scale: float  # how much wider a Gaussian has the median of those
 
 
 def measure_noise(batches: Iterable[FlightBatch], radar_count: int) -> list[MeasuredNoise]:
@@ -110,6 +113,7 @@ def _measured(
     step = np.concatenate(steps or [np.zeros(0)])
     own_range, own_azimuth = (np.concatenate([s[i] for s in stated] or [np.zeros(0)]) for i in range(2))
     enough = ranges.size >= MIN_WINDOWS
+    tails = [_tail(r) if enough else (0.0, 1.0) for r in (ranges, azimuths)]
     return MeasuredNoise(
         plots=own_range.size,
         windows=ranges.size,
@@ -120,12 +124,26 @@ def _measured(
         period_s=float(np.median(step)) if step.size else None,
         stated_range_m=_median(own_range),
         stated_azimuth_rad=_median(own_azimuth),
+        tail_share=max(tails)[0],
+        tail_scale=max(tails)[1],
     )
 
 
 def robust_sigma(residuals: Array) -> float:
     """1.4826 times the median absolute deviation: sigma of the Gaussian core, whatever the tails."""
     return MAD_TO_SIGMA * float(np.median(np.abs(residuals - np.median(residuals))))
+
+
+def _tail(residuals: Array) -> tuple[float, float]:
+    """Share of residuals beyond 5 robust sigma, and sigma of a Gaussian with their median, in those sigmas.
+
+    A wrong plot also spoils the fits around it, so the share is rather too large than too small.
+    """
+    sigma = robust_sigma(residuals)
+    far = np.abs(residuals) > TAIL_SIGMA * sigma
+    if sigma <= 0.0 or not far.any():
+        return 0.0, 1.0
+    return float(far.mean()), MAD_TO_SIGMA * float(np.median(np.abs(residuals[far]))) / sigma
 
 
 def _median(values: Array) -> float | None:

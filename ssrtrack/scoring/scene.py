@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import Plots
 from ssrtrack.errors import EstimatorError
+from ssrtrack.filters.estimators import Estimator
 from ssrtrack.filters.measurement import BAD_ALTITUDE, Measurements, TrackingFrame, make_measurements
 from ssrtrack.filters.options import Options
 from ssrtrack.filters.run import TrackHistory
@@ -32,8 +33,6 @@ from ssrtrack.tracking.truth import TrueStates, TruthWindow
 
 Array = NDArray[Any]
 
-SMOOTHER = "imm"  # the reference trajectory without truth
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -44,7 +43,8 @@ class Setting:
     sigma_azimuth_rad: Array
     sigma_height_m: float
     warmup_plots: int
-    smoothed_reference: bool
+    max_silence_s: float  # a plot after a longer silence is tracked but not scored
+    smoother: Estimator | None  # of the reference trajectory
     turbulence_psd_m2ps3: float
 
 
@@ -88,12 +88,13 @@ def make_scene(batch: FlightBatch, setting: Setting, window: TruthWindow | None)
     )
     truth = window.at(plots.truth_id, plots.time_s).grid(index) if window is not None else None
     scored = z.valid & (np.arange(index.shape[1]) >= setting.warmup_plots)
+    scored[:, 1:] &= np.diff(z.time_s, axis=1) <= setting.max_silence_s
     if truth is not None:
         scored &= np.isfinite(truth.position_m[..., 0])
     altitude = np.where((plots.flags & int(BAD_ALTITUDE)) == 0, plots.pressure_altitude_m, np.nan)
     altitude = laid_out(altitude, index)
     height, rate = smooth_altitude(z.time_s, altitude, z.valid)
-    smoothed = smooth(SMOOTHER, z)[0] if setting.smoothed_reference else None
+    smoothed = smooth(setting.smoother, z)[0] if setting.smoother is not None else None
     common = _common(z, truth, scored, rate, setting.turbulence_psd_m2ps3) if truth is not None else {}
     return Scene(batch, index, z, scored, truth, height, rate, altitude, smoothed, common)
 

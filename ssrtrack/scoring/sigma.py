@@ -1,7 +1,7 @@
 """Which standard deviations the trackers are given, and what a reader is told about them."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ssrtrack.tracking.flights import COLUMNS, Cutting, flights
 Array = NDArray[Any]
 
 SAMPLE = 200_000  # plots from which a radar's noise is measured
+MIN_TAIL_SHARE, MAX_TAIL_SHARE = 0.002, 0.1  # below the first, manoeuvres alone make it; above, nothing is an outlier
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,13 @@ class Sigmas:
     azimuth_rad: Array
     measured: tuple[MeasuredNoise, ...]
     notes: tuple[str, ...]
+    # Options of the trackers where a measured sigma is used: the heavy tail that was measured with it.
+    tail: dict[str, float] = field(default_factory=dict)
+
+    def longest_period_s(self, radars: Radar) -> float:
+        """The slowest radar's rotation period, stated or measured; inf if none is known."""
+        periods = [_first(p, m.period_s) for p, m in zip(radars.rotation_period_s, self.measured, strict=True)]
+        return max((p for p in periods if p is not None), default=np.inf)
 
     def radars(self, radars: Radar, plots: Array) -> list[RadarNoise]:
         """Rows for the report of radars with plots, given their number (radars,)."""
@@ -58,17 +66,41 @@ def choose_sigmas(
     sample = flights(_first_plots(reader.plots(columns=COLUMNS), SAMPLE), identity=identity, cutting=rule)
     measured = measure_noise(sample, len(reader.radars))
     table = reader.radars
-    range_m, range_notes = _chosen(
-        "range", given_range_m, table.sigma_range_m, [m.sigma_range_m for m in measured], FLOOR_RANGE_M
-    )
-    azimuth, azimuth_notes = _chosen(
-        "azimuth",
-        given_azimuth_rad,
-        table.sigma_azimuth_rad,
-        [m.sigma_azimuth_rad for m in measured],
-        FLOOR_AZIMUTH_RAD,
-    )
-    return Sigmas(range_m, azimuth, tuple(measured), (*range_notes, *azimuth_notes))
+    found = [m.sigma_range_m for m in measured]
+    range_m, range_measured = _chosen(given_range_m, table.sigma_range_m, found, FLOOR_RANGE_M)
+    found = [m.sigma_azimuth_rad for m in measured]
+    azimuth, azimuth_measured = _chosen(given_azimuth_rad, table.sigma_azimuth_rad, found, FLOOR_AZIMUTH_RAD)
+    # Radars all of whose plots state their own do not use what was measured.
+    unstated = np.array([m.plots > 0 and m.stated_range_m is None for m in measured])
+    used = unstated & (range_measured | azimuth_measured)
+    tail = _tail([measured[k] for k in np.flatnonzero(used)])
+    return Sigmas(range_m, azimuth, tuple(measured), _notes(used, unstated, given_range_m, tail), tail)
+
+
+def _tail(measured: list[MeasuredNoise]) -> dict[str, float]:
+    worst = max(measured, key=lambda m: m.tail_share, default=None)
+    if worst is None or worst.tail_share < MIN_TAIL_SHARE:
+        return {}
+    return {"tail_weight": min(worst.tail_share, MAX_TAIL_SHARE), "tail_scale": worst.tail_scale}
+
+
+def _notes(used: Array, unstated: Array, given: float | None, tail: dict[str, float]) -> tuple[str, ...]:
+    notes = []
+    if used.any():
+        notes.append(
+            "Plots state no standard deviation: the trackers were given the robust sigma measured on these plots "
+            "(local cubic fits), without inflation. It holds what is quick, not biases, so it may be smaller than the "
+            "radar's specified accuracy."
+        )
+    elif unstated.any():
+        source = "those asked for" if given is not None else "those of the radars table"
+        notes.append(f"Plots state no standard deviation: the trackers were given {source}.")
+    if tail:
+        notes.append(
+            f"The measured noise has heavy tails: {100 * tail['tail_weight']:.1f} % of residuals are beyond 5 sigma. "
+            f"Trackers allow for that share of plots with noise {tail['tail_scale']:.0f} times as large."
+        )
+    return tuple(notes)
 
 
 def _first_plots(chunks: Iterable[Plots], count: int) -> Iterator[Plots]:
@@ -79,13 +111,13 @@ def _first_plots(chunks: Iterable[Plots], count: int) -> Iterator[Plots]:
             return
 
 
-def _chosen(
-    what: str, given: float | None, stated: Array, measured: list[float | None], floor: float
-) -> tuple[Array, list[str]]:
+def _chosen(given: float | None, stated: Array, measured: list[float | None], floor: float) -> tuple[Array, Array]:
+    """Sigma (radars,), and where it is the measured one; never under the rounding error of the ASTERIX item."""
     if given is not None:
-        return np.full(stated.size, given), []
+        return np.full(stated.size, given), np.zeros(stated.size, bool)
     found = np.array([np.nan if m is None else max(m, floor) for m in measured])
-    return np.where(np.isfinite(stated), stated, found), []
+    known = np.isfinite(stated)
+    return np.where(known, stated, found), ~known
 
 
 def _first(*values: float | None) -> float | None:

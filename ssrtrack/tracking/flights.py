@@ -44,7 +44,15 @@ NO_TRUTH_ID = "false plot or no true aircraft"
 TEST_TARGET = "simulated, test or fixed transponder"
 OUT_OF_RANGE = "range outside limits"
 REPEATED_TIME = "second plot of a flight at one time"
+JUMP = "far off its neighbours (reflection, wrong address)"
+STATIONARY = "target that does not move"
 SHORT_FLIGHT = "flight too short"
+
+# A single plot further off both its neighbours than an aircraft can fly, while these agree with each other. The margin
+# holds 5 sigma of the poorest radars' noise: 1 km + range x 0.6 deg.
+MAX_SPEED_MPS, JUMP_MARGIN_M, JUMP_MARGIN_RAD = 600.0, 1000.0, 0.0105
+# A whole flight inside this much range and cross-range: a field monitor or a parked aircraft.
+STATIONARY_RANGE_M, STATIONARY_CROSS_M = 200.0, 500.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ class Cutting:
     min_range_m: float = 0.0
     max_range_m: float = MAX_RANGE_M
     per_radar: bool = False  # flights never join radars (their relative position is not known)
+    implausible: bool = False  # leave out jumps and targets that do not move (recordings)
 
 
 @dataclass(frozen=True)
@@ -217,10 +226,11 @@ def _ended(table: _Sorted, now: float, rule: Cutting) -> Array:
 
 def _batches(table: _Sorted, ended: Array, number: int, rule: Cutting, excluded: Counter[str]) -> Iterator[FlightBatch]:
     """The ended flights, longest first so that padding is small, in batches of bounded size."""
+    if rule.implausible:
+        table, ended = _plausible(table, ended, excluded)
     starts, lengths = table.starts[:-1], np.diff(table.starts)
     short = ended & (lengths < rule.min_plots)
-    if short.any():
-        excluded[SHORT_FLIGHT] += int(lengths[short].sum())
+    excluded[SHORT_FLIGHT] += int(lengths[short].sum())
     chosen = np.flatnonzero(ended & ~short)
     radar = table.columns["radar_id"][starts[chosen]].astype(int) if rule.per_radar else np.full(chosen.size, -1)
     order = np.lexsort((chosen, -lengths[chosen], radar))
@@ -241,6 +251,61 @@ def _batches(table: _Sorted, ended: Array, number: int, rule: Cutting, excluded:
             radar_id=int(radar[at]),
         )
         number, at = number + part.size, end
+
+
+def _plausible(table: _Sorted, ended: Array, excluded: Counter[str]) -> tuple[_Sorted, Array]:
+    """The ended flights alone, without jumps and without those that do not move."""
+    flight = np.cumsum(table.first) - 1
+    rows = ended[flight] if flight.size else np.zeros(0, bool)
+    jump = _jumps(table) & rows
+    excluded[JUMP] += int(np.count_nonzero(jump))
+    still = np.zeros(ended.size, bool)
+    if rows.any():
+        still = ended & _stationary(table)
+        excluded[STATIONARY] += int(np.count_nonzero(still[flight] & ~jump))
+    keep = rows & ~jump & (~still[flight] if flight.size else rows)
+    kept_flight = flight[keep]
+    first = np.diff(kept_flight, prepend=-1) != 0
+    kept = _Sorted(_rows(table.columns, keep), table.key[keep], first)
+    return kept, np.ones(kept.starts.size - 1, bool)
+
+
+def _jumps(table: _Sorted) -> Array:
+    """Plots (n,) far off both neighbours of their flight and radar while the neighbours agree."""
+    c = table.columns
+    jump = np.zeros(table.first.size, bool)
+    if jump.size < 3:
+        return jump
+    x, y = c["range_m"] * np.sin(c["azimuth_rad"]), c["range_m"] * np.cos(c["azimuth_rad"])
+
+    def far(step: int) -> Array:
+        moved = np.hypot(x[step:] - x[:-step], y[step:] - y[:-step])
+        margin = JUMP_MARGIN_M + JUMP_MARGIN_RAD * np.maximum(c["range_m"][step:], c["range_m"][:-step])
+        apart: Array = moved > MAX_SPEED_MPS * (c["time_s"][step:] - c["time_s"][:-step]) + margin
+        return apart
+
+    joined = ~table.first[1:]
+    step = far(1) & joined & (c["radar_id"][1:] == c["radar_id"][:-1])
+    before, after = np.append(False, step), np.append(step, False)  # far from the plot before, after
+    begins, ends = table.first, np.append(~joined, True)
+    jump[1:-1] = before[1:-1] & after[1:-1] & ~far(2)
+    # At a flight's end only one neighbour can tell; it is believed if its own other neighbour agrees with it.
+    jump |= ends & ~begins & before & ~np.append(False, before[:-1]) | begins & ~ends & after & ~np.append(
+        after[1:], False
+    )
+    return jump
+
+
+def _stationary(table: _Sorted) -> Array:
+    """Flights (flights,) whose plots all lie within a small patch."""
+    starts, c = table.starts[:-1], table.columns
+    offset = c["azimuth_rad"] - np.repeat(c["azimuth_rad"][starts], np.diff(table.starts))
+    offset = (offset + np.pi) % (2.0 * np.pi) - np.pi
+    deep = np.maximum.reduceat(c["range_m"], starts) - np.minimum.reduceat(c["range_m"], starts)
+    turned = np.maximum.reduceat(offset, starts) - np.minimum.reduceat(offset, starts)
+    wide = turned * np.maximum.reduceat(c["range_m"], starts)
+    still: Array = (deep < STATIONARY_RANGE_M) & (wide < STATIONARY_CROSS_M)
+    return still
 
 
 def _no_flight() -> FlightBatch:
