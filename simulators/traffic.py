@@ -70,10 +70,10 @@ class Traffic:
     def until(self, time_s: float) -> tuple[Paths, Fleet] | None:
         """The flights not given before that start before `time_s`, or None."""
         plans = [self._scripted(time_s)]
-        limit = min(time_s, self._end_s - MIN_FLIGHT_S)
-        while due := [slot for slot in self._slots if slot[3] < limit]:
+        last_s = self._end_s - MIN_FLIGHT_S
+        while due := [slot for slot in self._slots if slot[3] < time_s and slot[3] <= last_s]:
             legs, start, fleet = self._random(due)
-            later = [slot for slot in self._slots if slot[3] >= limit]
+            later = [slot for slot in self._slots if slot[3] >= time_s or slot[3] > last_s]
             ends = start.end_s.tolist()
             self._slots = later + [(f, s, n + 1, end) for (f, s, n, _), end in zip(due, ends, strict=True)]
             plans.append((legs, start, fleet))

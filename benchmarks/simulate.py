@@ -1,0 +1,133 @@
+"""Plots per second of the simulator, one process on one core, truth rows included.
+
+    python benchmarks/simulate.py
+
+Each built-in scenario, and a terminal area of ten times the traffic, is run several times; the p20, p50 and p80 of
+plots per second are written to benchmarks/results/simulate.csv. Before that, plots without noise must agree with cubic
+interpolation of the truth to a centimetre, or nothing is reported.
+"""
+
+import argparse
+import csv
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import scipy
+from scipy.interpolate import CubicHermiteSpline
+
+import ssrtrack
+from ssrtrack.data import Plots, Truth
+from ssrtrack.geodesy import ecef_to_enu, enu_rotation, geodetic_to_ecef
+from ssrtrack.simulators.scenario import list_scenarios, load_scenario, simulate
+from ssrtrack.simulators.schema import FalsePlots, Noise, Outliers, Quantisation, Scenario
+from ssrtrack.units import DEG_RAD
+
+RESULTS = Path(__file__).parent / "results" / "simulate.csv"
+TOLERANCE_M = 0.01
+SEED = 1
+
+
+def cases() -> Iterator[tuple[str, Scenario]]:
+    """Name and scenario of everything timed."""
+    for name in list_scenarios():
+        yield name, load_scenario(name)
+    tma = load_scenario("tma")
+    yield (
+        "tma, ten times the traffic",
+        replace(tma, traffic=tuple(replace(f, number=10 * f.number) for f in tma.traffic)),
+    )
+    bare = tuple(replace(r, registers=type(r.registers)()) for r in tma.radar)
+    yield "tma, without registers", replace(tma, radar=bare)
+
+
+def worst_error_m(scenario: Scenario) -> float:
+    """Largest distance in range or across it between noise-free plots and the interpolated truth."""
+    exact = Quantisation(range=False, azimuth=False, time=False, altitude=False, bds=False)
+    spec = replace(
+        scenario.radar[0], noise=Noise(sigma_range_m=0.0, sigma_azimuth_deg=0.0), quantisation=exact,
+        outliers=Outliers(), false_plots=FalsePlots(),
+    )  # fmt: skip
+    parts = list(simulate(replace(scenario, radar=(spec,), duration_s=600.0), SEED))
+    plots, truth = Plots.concat([p for p, _ in parts]), Truth.concat([t for _, t in parts])
+    site = (spec.latitude_deg * DEG_RAD, spec.longitude_deg * DEG_RAD, spec.height_m)
+    worst = 0.0
+    for flight in np.unique(plots.truth_id):
+        p, t = plots[plots.truth_id == flight], truth[truth.truth_id == flight]
+        lat, lon = t.latitude_deg * DEG_RAD, t.longitude_deg * DEG_RAD
+        enu = np.stack([t.v_east_mps, t.v_north_mps, t.v_up_mps], 1)
+        velocity = np.einsum("nij,ni->nj", enu_rotation(lat, lon), enu)
+        path = CubicHermiteSpline(t.time_s, geodetic_to_ecef(lat, lon, t.height_m), velocity)
+        east, north, up = ecef_to_enu(path(p.time_s), site).T
+        along = np.sqrt(east**2 + north**2 + up**2) - p.range_m
+        across = east * np.cos(p.azimuth_rad) - north * np.sin(p.azimuth_rad)
+        worst = max(worst, float(np.abs(along).max()), float(np.abs(across).max()))
+    return worst
+
+
+def timed(scenario: Scenario, repeats: int) -> tuple[int, int, list[float]]:
+    """Plots, truth rows, and seconds of each run after a first one that does not count."""
+    seconds = []
+    plots = truth = 0
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        plots = truth = 0
+        for p, t in simulate(scenario, SEED):
+            plots, truth = plots + len(p), truth + len(t)
+        seconds.append(time.perf_counter() - begin)
+    return plots, truth, seconds[1:]
+
+
+def setting() -> dict[str, str]:
+    """Where and with what a result was measured."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
+    return {
+        "device": processor(),
+        "versions": f"python {platform.python_version()} ssrtrack {ssrtrack.__version__} "
+        f"numpy {np.__version__} scipy {scipy.__version__}",
+        "commit": commit.stdout.strip() or "unknown",
+        "date": datetime.now(UTC).date().isoformat(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, of which one core is used."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"one core of {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="CSV to write")
+    given = parser.parse_args()
+    rows = []
+    for name, scenario in cases():
+        if (worst := worst_error_m(scenario)) > TOLERANCE_M:
+            sys.exit(f"{name}: plots are {worst:.3f} m off the truth, expected {TOLERANCE_M} m at most; nothing timed")
+        plots, truth, seconds = timed(scenario, given.repeats)
+        p20, p50, p80 = np.percentile(plots / np.array(seconds), [20, 50, 80])
+        row = {
+            "scenario": name, "plots": plots, "truth_rows": truth, "worst_error_m": f"{worst:.4f}",
+            "plots_per_s_p20": round(p20), "plots_per_s_p50": round(p50), "plots_per_s_p80": round(p80),
+        }  # fmt: skip
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        rows.append(row | setting())
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    with given.output.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    print(f"written: {given.output}")
+
+
+if __name__ == "__main__":
+    main()
