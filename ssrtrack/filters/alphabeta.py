@@ -101,12 +101,16 @@ class AlphaBeta:
 
     def _updated(self, state: AlphaBetaState, z: Measurements) -> tuple[AlphaBetaState, Array]:
         y, R = z.position_m - state.position, z.covariance_m2
-        core = self._component(state, y, R)
+        alpha, b = self.gains(state, R)
+        core = _component(state, y, R, alpha, b)
         log_core, distance = innovation_likelihood(y, state.pp + R)
         parts: tuple[Array, ...] = core
         if self.options.tail_weight > 0.0:
             scale = self.options.tail_scale**2
-            wide = self._component(state, y, scale * R)
+            # The wide component's gains shrink as a Kalman gain P (P + R)⁻¹ does, the young track's fit included.
+            tp, tr = _trace(state.pp), _trace(R)
+            shrink = (tp + tr) / (tp + scale * tr)
+            wide = _component(state, y, scale * R, shrink * alpha, shrink * b)
             log_wide, distance = innovation_likelihood(y, state.pp + scale * R)
             log_tail = np.log(self.options.tail_weight) + log_wide
             total = np.logaddexp(log_tail, np.log1p(-self.options.tail_weight) + log_core)
@@ -115,16 +119,21 @@ class AlphaBeta:
         since, none = np.zeros_like(state.since_s), np.zeros_like(state.gated)
         return AlphaBetaState(position, velocity, pp, pv, vv, state.count + 1, since, none), distance
 
-    def _component(self, state: AlphaBetaState, y: Array, R: Array) -> tuple[Array, ...]:
-        """Position, velocity and covariance blocks after an update with gains K = [α I; b I]."""
-        alpha, b = self.gains(state, R)
-        a1, b1 = alpha[:, None], b[:, None]
-        a, b = a1[:, :, None], b1[:, :, None]
-        left = 1.0 - a
-        pp = left**2 * state.pp + a**2 * R
-        pv = left * (state.pv - b * state.pp) + a * b * R
-        vv = state.vv - b * (state.pv + np.swapaxes(state.pv, 1, 2)) + b**2 * (state.pp + R)
-        return state.position + a1 * y, state.velocity + b1 * y, pp, pv, vv
+
+def _component(state: AlphaBetaState, y: Array, R: Array, alpha: Array, beta_t: Array) -> tuple[Array, ...]:
+    """Position, velocity and covariance blocks after an update with gains K = [α I; β/T I], each (N,)."""
+    a1, b1 = alpha[:, None], beta_t[:, None]
+    a, b = a1[:, :, None], b1[:, :, None]
+    left = 1.0 - a
+    pp = left**2 * state.pp + a**2 * R
+    pv = left * (state.pv - b * state.pp) + a * b * R
+    vv = state.vv - b * (state.pv + np.swapaxes(state.pv, 1, 2)) + b**2 * (state.pp + R)
+    return state.position + a1 * y, state.velocity + b1 * y, pp, pv, vv
+
+
+def _trace(blocks: Array) -> Array:
+    out: Array = blocks[:, 0, 0] + blocks[:, 1, 1]
+    return out
 
 
 def _merged(weight: Array, core: tuple[Array, ...], wide: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -1,11 +1,11 @@
 """Fixed-interval smoothing: Rauch-Tung-Striebel for one model, its interacting form for several.
 
-Backward, each pair (model i at plot k, model j up to plot k + 1) is one RTS step from j's smoothed state; the pair's
-weight is μˢ_j · Pr(i | j, x_{k+1}, plots up to k) with x_{k+1} put at j's smoothed mean, and the pairs are then
-merged per i by moments (W. Koch, "Fixed-interval retrodiction approach to Bayesian IMM-MHT for maneuvering multiple
-targets", IEEE T-AES 36(1), 2000). Two approximations, then: given j, the state at k + 1 does not depend on i, and the
-weight is taken at the mean. With one model both vanish and the result is the RTS smoother; sigma-point filters use
-the unscented RTS step (Särkkä 2008, IEEE T-AC 53(3)).
+Backward, each pair (model i at plot k, model j up to plot k + 1) is one RTS step. What the plots after k say, given j,
+is the ratio of j's smoothed density at k + 1 to its predicted one; that ratio is taken as Gaussian (the one
+approximation beside the filter's own). It gives each pair its end state and its weight, and the pairs are then merged
+per i by moments: a two-filter smoother in the manner of Helmick, Blair and Hoffman, "Fixed-interval smoothing for
+Markovian switching systems", IEEE T-IT 41(6), 1995, but by division in place of their backward filter. With one model
+the result is the RTS smoother; sigma-point filters use the unscented RTS step (Särkkä 2008, IEEE T-AC 53(3)).
 """
 
 from typing import Any
@@ -22,9 +22,10 @@ from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.motion import Motion
 from ssrtrack.filters.protocol import Estimator, take
 from ssrtrack.filters.run import flight_lengths
-from ssrtrack.kernels.linalg import psd_log_density, psd_solve
+from ssrtrack.kernels.linalg import psd_solve
 
 Array = NDArray[Any]
+Moments = tuple[Array, Array]  # mean (N, n), covariance (N, n, n)
 
 
 def smooth(estimator: str | Estimator, measurements: Measurements) -> tuple[Array, Array]:
@@ -92,16 +93,20 @@ def _backward(bank: Bank, states: list[BankState], later: BankState | None, k: i
 def _step_back(bank: Bank, here: BankState, later: BankState, dt_s: Array) -> BankState:
     """One step of the interacting smoother for the N flights alive at both columns."""
     count, models, size = here.mean.shape
+    prior = here.log_probability[:, :, None] + bank.chain.log_matrix(dt_s)
     pair_mean = np.zeros((count, models, models, size))
     pair_covariance = np.zeros((count, models, models, size, size))
-    log_match = np.empty((count, models, models))
-    for i in range(models):
-        for j in range(models):
-            pair = _pair(bank, here, later, (i, j), dt_s)
-            n = bank.motions[i].size
-            pair_mean[:, i, j, :n], pair_covariance[:, i, j, :n, :n], log_match[:, i, j] = pair
-    log_weight = here.log_probability[:, :, None] + bank.chain.log_matrix(dt_s) + log_match
-    log_weight += later.log_probability[:, None, :] - log_sum_exp(log_weight, 1)[:, None, :]
+    log_weight = np.empty((count, models, models))
+    for j in range(models):
+        starts = [_start(bank, here, i, j) for i in range(models)]
+        ahead = [_ahead(bank.motions[j], bank.engine, *start, dt_s) for start in starts]
+        n = bank.motions[j].size
+        smoothed = later.mean[:, j, :n], later.covariance[:, j, :n, :n]
+        ends, log_weight[:, :, j] = _pair_ends(prior[:, :, j], ahead, smoothed)
+        for i in range(models):
+            pair = _rts(here, bank.motions[i].size, (i, j), ahead[i], ends[i])
+            pair_mean[:, i, j], pair_covariance[:, i, j] = pair
+    log_weight += (later.log_probability - log_sum_exp(log_weight, 1))[:, None, :]
     log_probability = log_sum_exp(log_weight, 2)
     with np.errstate(invalid="ignore"):
         weight = np.nan_to_num(np.exp(log_weight - log_probability[:, :, None]))
@@ -111,28 +116,71 @@ def _step_back(bank: Bank, here: BankState, later: BankState, dt_s: Array) -> Ba
     return BankState(mean, symmetric(covariance), log_probability, here.gated, here.restarted)
 
 
-def _pair(
-    bank: Bank, here: BankState, later: BankState, pair: tuple[int, int], dt_s: Array
-) -> tuple[Array, Array, Array]:
-    """RTS step of model i at k from model j at k + 1: mean (N, n_i), covariance, and log N(xˢ_j; x⁻_ij, P⁻_ij)."""
-    i, j = pair
-    motion, n = bank.motions[j], bank.motions[i].size
-    mean, covariance = here.mean[:, i, :n], here.covariance[:, i, :n, :n]
-    start_mean, start_covariance = here.mean[:, i].copy(), here.covariance[:, i].copy()
-    # What j does not take over from i it draws from its prior, so only the shared components carry back.
-    shared = n
+def _start(bank: Bank, here: BankState, i: int, j: int) -> Moments:
+    """Model i's state as it enters model j, (N, n_j)."""
+    mean, covariance, n = here.mean[:, i].copy(), here.covariance[:, i].copy(), bank.motions[j].size
     if i != j:
-        enter(motion, start_mean, start_covariance)
-        shared = 4
-    m = motion.size
-    ahead_mean, ahead_covariance, F = _ahead(motion, bank.engine, start_mean[:, :m], start_covariance[:, :m, :m], dt_s)
-    cross = F[:, :, :shared] @ covariance[:, :shared, :]
-    gain = np.swapaxes(psd_solve(ahead_covariance, cross), 1, 2)
-    offset = later.mean[:, j, :m] - ahead_mean
-    change = later.covariance[:, j, :m, :m] - ahead_covariance
-    out_mean = mean + np.einsum("nij,nj->ni", gain, offset)
-    out_covariance = covariance + gain @ change @ np.swapaxes(gain, 1, 2)
-    return out_mean, symmetric(out_covariance), psd_log_density(offset, ahead_covariance)
+        enter(bank.motions[j], mean, covariance)
+    return mean[:, :n], covariance[:, :n, :n]
+
+
+def _rts(here: BankState, size: int, pair: tuple[int, int], ahead: tuple[Array, Array, Array], end: Moments) -> Moments:
+    """RTS step from the pair's state at k + 1 (`end`) to model i's at k, padded (N, n)."""
+    i, j = pair
+    out_mean, out_covariance = np.zeros_like(here.mean[:, i]), np.zeros_like(here.covariance[:, i])
+    mean, covariance = here.mean[:, i, :size], here.covariance[:, i, :size, :size]
+    # What j does not take over from i it draws from its prior, so only the shared components carry back.
+    shared = size if i == j else 4
+    cross = ahead[2][:, :, :shared] @ covariance[:, :shared, :]
+    gain = np.swapaxes(psd_solve(ahead[1], cross), 1, 2)
+    out_mean[:, :size] = mean + np.einsum("nij,nj->ni", gain, end[0] - ahead[0])
+    out_covariance[:, :size, :size] = covariance + gain @ (end[1] - ahead[1]) @ np.swapaxes(gain, 1, 2)
+    return out_mean, symmetric(out_covariance)
+
+
+def _pair_ends(
+    log_prior: Array, ahead: list[tuple[Array, Array, Array]], smoothed: Moments
+) -> tuple[list[Moments], Array]:
+    """State at k + 1 of every pair (i, j) given all plots, and the pairs' log-weights (N, M) up to a constant.
+
+    The plots after k say L(x) ∝ N(x; xˢ, Pˢ) / N(x; x⁻, P⁻), with x⁻, P⁻ the moments of all pairs' predictions; each
+    pair's end is its own prediction times L, its weight the prior times the integral of that product. In the
+    coordinates u that make P⁻ the identity and Pˢ diagonal, L is exp(h·u − λ·u²/2).
+    """
+    if len(ahead) == 1:
+        return [smoothed], log_prior
+    weight = np.exp(log_prior - log_sum_exp(log_prior)[:, None])
+    centre, spread = mixture_moments(weight, np.stack([a[0] for a in ahead], 1), np.stack([a[1] for a in ahead], 1))
+    root = np.linalg.cholesky(symmetric(spread))
+    inner = np.linalg.solve(root, np.swapaxes(np.linalg.solve(root, smoothed[1]), 1, 2))
+    share, axes = np.linalg.eigh(symmetric(inner))
+    basis = root @ axes
+    shift = np.linalg.solve(basis, (smoothed[0] - centre)[..., None])[..., 0]
+    # Later plots cannot add uncertainty; where merging made it seem so, they say nothing of the spread.
+    information = np.maximum(1.0 / np.maximum(share, 1e-12) - 1.0, 0.0)
+    tilt = (1.0 + information) * shift
+    ends, log_weight = [], np.empty_like(log_prior)
+    for i, (mean, covariance, _) in enumerate(ahead):
+        u = np.linalg.solve(basis, (mean - centre)[..., None])[..., 0]
+        B = np.linalg.solve(basis, np.swapaxes(np.linalg.solve(basis, covariance), 1, 2))
+        end_u, end_B, log_match = _tilted(u, symmetric(B), information, tilt)
+        end_mean = centre + np.einsum("nij,nj->ni", basis, end_u)
+        ends.append((end_mean, symmetric(basis @ end_B @ np.swapaxes(basis, 1, 2))))
+        log_weight[:, i] = log_prior[:, i] + log_match
+    return ends, log_weight
+
+
+def _tilted(u: Array, B: Array, information: Array, tilt: Array) -> tuple[Array, Array, Array]:
+    """N(u, B) times exp(tilt·x − information·x²/2): its mean, covariance and log-integral."""
+    half = np.sqrt(information)
+    inner = np.eye(u.shape[1]) + half[:, :, None] * B * half[:, None, :]
+    right = half[:, :, None] * B
+    covariance = symmetric(B - np.swapaxes(right, 1, 2) @ psd_solve(inner, right))
+    pull = tilt - information * u
+    moved = np.einsum("nij,nj->ni", covariance, pull)
+    exponent = (tilt * u).sum(1) - 0.5 * (information * u**2).sum(1) + 0.5 * (pull * moved).sum(1)
+    log_det = np.linalg.slogdet(inner)[1]
+    return u + moved, covariance, exponent - 0.5 * log_det
 
 
 def _ahead(motion: Motion, engine: str, mean: Array, covariance: Array, dt_s: Array) -> tuple[Array, Array, Array]:
