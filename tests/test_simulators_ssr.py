@@ -88,8 +88,8 @@ def test_noise_has_its_sigmas_is_white_and_is_what_plots_state(sigma_range, sigm
 
 @pytest.mark.parametrize("probability", [0.5, 0.97, 0.999])
 def test_detection_is_independent_with_its_probability(probability):
-    everything = plots_with()
-    some = plots_with(detection=f"probability = {probability}")
+    everything = plots_with(number=120)
+    some = plots_with(number=120, detection=f"probability = {probability}")
     assert stats.binomtest(len(some), len(everything), probability).pvalue > SURE
     keys = {(t, i) for t, i in zip(some.time_s, some.truth_id, strict=True)}
     assert keys < set(zip(everything.time_s, everything.truth_id, strict=True))
@@ -164,8 +164,22 @@ def test_quantised_values_are_exact_multiples_within_half_of_the_exact():
         assert np.nanmax(np.abs(off)) <= lsb * 0.501, name
 
 
+def test_resolutions_are_those_of_the_standards():
+    # EUROCONTROL-SPEC-0149-4 ed. 1.32, I048/040 and I048/140; ICAO Doc 9871, tables A-2-80 and A-2-96.
+    assert (RANGE_LSB_M, TIME_LSB_S) == (7.234375, 0.0078125)
+    assert np.degrees(AZIMUTH_LSB_RAD) == pytest.approx(0.0054931640625, rel=1e-12)
+    expected = {
+        "roll_rad": np.radians(0.17578125), "track_angle_rad": np.radians(0.17578125),
+        "ground_speed_mps": 1.02888889, "track_angle_rate_radps": np.radians(0.03125),
+        "true_airspeed_mps": 1.02888889, "magnetic_heading_rad": np.radians(0.17578125),
+        "indicated_airspeed_mps": 0.51444444, "mach": 0.004, "baro_altitude_rate_mps": 0.16256,
+        "inertial_vertical_velocity_mps": 0.16256,
+    }  # fmt: skip
+    assert pytest.approx(expected, rel=1e-6) == BDS_LSB
+
+
 def test_only_mode_s_aircraft_have_an_address_and_identities_are_their_own():
-    plots = plots_with(share=0.6)
+    plots = plots_with(share=0.6, number=150)
     mode_s = plots.plot_type == 5
     assert set(np.unique(plots.plot_type)) == {2, 5}
     np.testing.assert_array_equal(plots.address >= 0xD00000, mode_s)
