@@ -1,4 +1,4 @@
-"""Plots per second of the simulator, one process on one core, truth rows included.
+"""Plots per second of processor time of the simulator, which runs on one core; truth rows are included.
 
     python benchmarks/simulate.py
 
@@ -72,15 +72,15 @@ def worst_error_m(scenario: Scenario) -> float:
 
 
 def timed(scenario: Scenario, repeats: int) -> tuple[int, int, list[float]]:
-    """Plots, truth rows, and seconds of each run after a first one that does not count."""
+    """Plots, truth rows, and processor seconds of each run after a first one that does not count."""
     seconds = []
     plots = truth = 0
     for _ in range(repeats + 1):
-        begin = time.perf_counter()
+        begin = time.process_time()
         plots = truth = 0
         for p, t in simulate(scenario, SEED):
             plots, truth = plots + len(p), truth + len(t)
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(time.process_time() - begin)
     return plots, truth, seconds[1:]
 
 
