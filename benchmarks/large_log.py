@@ -293,7 +293,7 @@ def main() -> None:
 
 def measure(path: Path, plots: int) -> list[dict[str, Any]]:
     """All stages in turn; one result row for each part of a stage."""
-    results, written = [], {}
+    results, written, measured_with = [], {}, setting()
     for stage in STAGES:
         found = run_stage(stage, path, plots)
         written = found if stage == "write" else written
@@ -310,7 +310,7 @@ def measure(path: Path, plots: int) -> list[dict[str, Any]]:
                 "file_mib": round(path.stat().st_size / MIB),
             }
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-            results.append(row | setting())
+            results.append(row | measured_with)
     return results
 
 
