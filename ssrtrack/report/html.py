@@ -1,0 +1,104 @@
+"""The report: one self-contained HTML page and scores.json beside it, written whole or not at all."""
+
+import json
+import os
+import re
+from html import escape
+from pathlib import Path
+
+from ssrtrack.errors import ScoringError
+from ssrtrack.report import words
+from ssrtrack.report.sections import facts, sections
+from ssrtrack.report.style import CSS
+from ssrtrack.scoring.result import EvaluationResult
+from ssrtrack.scoring.serialise import scores_json
+
+# Nothing is loaded from anywhere, and nothing in a log's texts could run even if an escape were missed.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def make_report(
+    result: EvaluationResult, directory: Path, *, title: str, command: str, software_version: str, created: str
+) -> Path:
+    """Write `report.html` and `scores.json` into `directory`, making it if need be; return the page's path.
+
+    Both files are replaced in one step each, so that a reader sees the old or the new one, never a part. `created` is
+    printed as given: the library reads no clock.
+
+    Raises ScoringError when the result has no tracker, or the directory cannot be made or written.
+    """
+    if not result.trackers:
+        raise ScoringError("the result holds no tracker, expected at least one: name one, for example -t imm")
+    page = html_page(result, title=title, command=command, software_version=software_version, created=created)
+    scores = json.dumps(scores_json(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _replace(directory / "scores.json", scores)
+        _replace(directory / "report.html", page)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ScoringError(
+            f"cannot write a report into {directory}: {reason}; name a directory that can be written"
+        ) from error
+    return directory / "report.html"
+
+
+def html_page(result: EvaluationResult, *, title: str, command: str, software_version: str, created: str) -> str:
+    """The whole page as text."""
+    parts = sections(result)
+    contents = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in parts)
+    body = "".join(f'<section id="{name}"><h2>{escape(heading)}</h2>{text}</section>' for name, heading, text in parts)
+    remarks = "".join(f"<p>{_prose(text)}</p>" for text in (words.calibration(result), words.outliers(result)) if text)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="generator" content="ssrtrack {escape(software_version)}">
+<title>{escape(title)}</title>
+<style>{CSS}</style>
+</head>
+<body>
+<header>
+<h1>{escape(title)}</h1>
+<p class="result">{_prose(words.headline(result))}</p>
+{remarks}
+{facts(result)}
+<nav aria-label="Contents">{contents}<a href="#provenance">Provenance</a></nav>
+</header>
+<main>
+{body}
+<section id="provenance"><h2>Provenance</h2>
+{_provenance(result, command, software_version, created)}
+</section>
+</main>
+</body>
+</html>
+"""
+
+
+def _prose(text: str) -> str:
+    """Escaped, with each number kept on one line with its unit."""
+    return re.sub(r"(?<=\d) (?=[m%])", "\u00a0", escape(text))
+
+
+def _provenance(result: EvaluationResult, command: str, software_version: str, created: str) -> str:
+    logs = "".join(f"<li>{escape(log)}</li>" for log in result.logs[:100])
+    more = f"<li>and {words.count(len(result.logs) - 100)} more</li>" if len(result.logs) > 100 else ""
+    return (
+        f"<p>ssrtrack {escape(software_version)}, {escape(created)}. Epoch of the log: {escape(result.epoch)}.</p>"
+        f'<pre><code>{escape(command)}</code></pre><ul class="notes">{logs}{more}</ul>'
+    )
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write beside the target, then rename: the target is never seen half written."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="replace")
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
