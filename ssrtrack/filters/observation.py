@@ -75,7 +75,8 @@ def polar_observation(z: Measurements, mean: Array) -> Observation:
     reference = np.arctan2(here[:, 0], here[:, 1])
     observed = np.stack([z.range_m, wrapped(z.azimuth_rad - reference)], -1)
     R = np.zeros((observed.shape[0], 2, 2))
-    R[:, 0, 0] = z.sigma_range_m**2 + (here[:, 2] / z.range_m * z.sigma_height_m) ** 2
+    slope = here[:, 2] / np.sqrt((here**2).sum(-1))
+    R[:, 0, 0] = z.sigma_range_m**2 + (slope * z.sigma_height_m) ** 2
     R[:, 1, 1] = z.sigma_azimuth_rad**2
     return Observation(observed, R, polar, polar, jacobian, _polar_residual)
 
