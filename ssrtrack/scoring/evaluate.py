@@ -208,7 +208,7 @@ def _one_log(
     sigmas = choose_sigmas(reader, options.identity, options.cutting, options.sigma_range_m, options.sigma_azimuth_rad)
     setting = _setting(reader, options, sigmas, per_radar)
     estimators = _estimators(options.trackers, sigmas.tail | {"gate": options.gate})
-    window = _truth_window(reader, setting) if options.has_truth else None
+    window = _truth_window(reader, setting, chunk_rows) if options.has_truth else None
     cutting = Cutting(**(vars(options.cutting) | {"per_radar": per_radar}))
     seen = np.zeros(len(reader.radars), np.int64)
     chunks = _counted(reader.plots(chunk_rows, COLUMNS), seen, offset_s, gathered)
@@ -248,14 +248,14 @@ def _setting(reader: LogReader, options: _Options, sigmas: Sigmas, per_radar: bo
     )
 
 
-def _truth_window(reader: LogReader, setting: Setting) -> TruthWindow:
+def _truth_window(reader: LogReader, setting: Setting, rows: int) -> TruthWindow:
     frame = setting.frames.get(-1)
     if frame is None or not np.isfinite(frame.origin.latitude_deg):
         raise ScoringError(
             f"{reader.path} has truth but a radar without a site, so the two cannot be compared; "
             "give every radar its latitude, longitude and height"
         )
-    return TruthWindow(reader.truth(), frame.site_rad[0])
+    return TruthWindow(reader.truth(rows), frame.site_rad[0])
 
 
 def _counted(chunks: Iterable[Plots], seen: Array, offset_s: float, gathered: _Gathered) -> Iterator[Plots]:

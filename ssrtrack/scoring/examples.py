@@ -34,8 +34,8 @@ class Gallery:
         lengths = scene.z.valid.sum(1)
         turned = np.where(lengths <= MAX_PLOTS, turned, -1.0)
         rows = np.argsort(-turned, kind="stable")[: self._count]
-        worst = self._best[-1][0] if len(self._best) >= self._count else -1.0
-        return rows[turned[rows] > worst] if self._count else rows[:0]
+        worst = self._best[-1][0] if self._best and len(self._best) >= self._count else -1.0
+        return rows[turned[rows] > worst]
 
     def add(self, scene: Scene, rows: Array, histories: Mapping[str, tuple[Array, Array]]) -> None:
         """Add chosen rows, given each tracker's mean (n, T, 4) and position variance (n, T) on them."""

@@ -63,7 +63,7 @@ def choose_sigmas(
 ) -> Sigmas:
     """For plots that state no sigma: the one given, else the radar table's, else the radar's measured noise."""
     rule = replace(cutting, per_radar=True)
-    sample = flights(_first_plots(reader.plots(columns=COLUMNS), SAMPLE), identity=identity, cutting=rule)
+    sample = flights(_first_plots(reader.plots(SAMPLE, COLUMNS), SAMPLE), identity=identity, cutting=rule)
     measured = measure_noise(sample, len(reader.radars))
     table = reader.radars
     found = [m.sigma_range_m for m in measured]

@@ -59,7 +59,9 @@ class TruthWindow:
         self._state = np.zeros((0, 7))  # position (3), velocity (3), height rate
         self._phase = np.zeros(0, np.uint8)
 
-    def __len__(self) -> int:
+    @property
+    def rows(self) -> int:
+        """Truth rows held at present."""
         return int(self._id.size)
 
     def at(self, truth_id: Array, time_s: Array) -> TrueStates:
