@@ -9,13 +9,22 @@ from ssrtrack.io.asterix_fast import Part, bds
 
 def test_fields_in_the_upper_half_of_a_register() -> None:
     # 1 | roll -64 (10) | 1 | track -565 (11) | 1 | ground speed 204 (10) | 0 | 0 (10) | 1 | true airspeed 210 (10)
-    fields = ((1, 1), (-64 % 1024, 10), (1, 1), (-565 % 2048, 11), (1, 1), (204, 10), (0, 1), (0, 10), (1, 1), (210, 10))
+    fields = (
+        (1, 1),
+        (-64 % 1024, 10),
+        (1, 1),
+        (-565 % 2048, 11),
+        (1, 1),
+        (204, 10),
+        (0, 1),
+        (0, 10),
+        (1, 1),
+        (210, 10),
+    )
     word = 0
     for value, bits in fields:
         word = (word << bits) | value
-    groups = Part(
-        np.array([7]), {"MBDATA": np.array([word], np.int64), "BDS1": np.array([5]), "BDS2": np.array([0])}
-    )
+    groups = Part(np.array([7]), {"MBDATA": np.array([word], np.int64), "BDS1": np.array([5]), "BDS2": np.array([0])})
     columns: Any = None  # not read when the groups are at hand
     found = {name: int(v[0]) for name, v in bds(columns, (5, 0), groups).fields.items()}
     assert found == {

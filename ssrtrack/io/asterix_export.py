@@ -153,12 +153,12 @@ def _descriptor(kind: int, flags: int) -> dict[str, int]:
 
 
 def _idents(callsigns: Array) -> list[int | None]:
-    """48-bit words of callsigns, None where empty."""
+    """48-bit words of callsigns, None where empty; "?", which stands for a code without character, becomes code 0."""
     words: dict[bytes, int | None] = {b"": None}
     for row, text in enumerate(callsigns.tolist()):
         if text not in words:
             codes = [CHARS6.find(chr(octet)) for octet in text.ljust(8)]
-            if min(codes) < 1:
+            if min(codes) < 0:
                 raise AsterixError(
                     f"Plots: column 'callsign', row {row} is {text!r}: I048/240 holds A-Z, 0-9 and blank"
                 )

@@ -269,7 +269,7 @@ def bds(columns: Columns, register: tuple[int, int], groups: Part | None = None)
     for spec in BDS[register]:
         bit -= spec.bits
         if spec.kind != "spare":
-            values[spec.name] = _bits([word], bit, spec) if bit + spec.bits <= 56 else word
+            values[spec.name] = _bits([word], bit, spec)
     return Part(groups.rows[mine], values)
 
 

@@ -246,7 +246,7 @@ CAT048: tuple[Item, ...] = (
     Item("120", "Radial Doppler speed", DOPPLER),
     Item("230", "Communications, ACAS and flight status", CAPABILITY),
     Item("260", "ACAS resolution advisory", Fixed((Field("RA", 56, "hex"),))),
-    Item("055", "Mode 1 code", Fixed((_VALID, _GARBLED, _SMOOTHED, Field("MODE1", 5, "octal")))),
+    Item("055", "Mode 1 code", Fixed((_VALID, _GARBLED, _SMOOTHED, unsigned("MODE1", 5)))),
     Item("050", "Mode 2 code", Fixed((_VALID, _GARBLED, _SMOOTHED, spare(1), Field("MODE2", 12, "octal")))),
     Item("065", "Mode 1 confidence", Fixed((spare(3), *confidence(("A4", "A2", "A1", "B2", "B1"))))),
     Item("060", "Mode 2 confidence", Fixed((spare(4), *confidence(CONFIDENCE_3A)))),

@@ -173,11 +173,12 @@ _ALPHABET = np.frombuffer(CHARS6.encode(), np.uint8)
 
 
 def _callsigns(columns: Columns) -> Array:
-    """(n,) S8 without trailing blanks; "?" for codes that stand for no character."""
+    """(n,) S8 without trailing blanks; "?" for codes that stand for no character, empty if none of them does."""
     found = part(columns, "240")
     shifts = np.arange(42, -1, -6)
     characters = _ALPHABET[(found.fields["IDENT"][:, None] >> shifts) & 63]
     trailing = np.logical_and.accumulate(characters[:, ::-1] == ord(" "), axis=1)[:, ::-1]
+    trailing |= np.isin(characters, (ord("?"), ord(" "))).all(axis=1, keepdims=True)
     column = np.zeros(len(columns), "S8")
     column[found.rows] = np.ascontiguousarray(np.where(trailing, 0, characters).astype(np.uint8)).view("S8")[:, 0]
     return column

@@ -110,6 +110,7 @@ class PlotStream:
     def _tables(self, pair: list[Columns]) -> tuple[Plots, Service]:
         sources = [source_of(columns) for columns in pair]
         times_of_day = [dense(c, "030" if c.category == 34 else "140", "TOD") for c in pair]
+        self._register(np.concatenate(sources)[np.argsort(np.concatenate([c.offset for c in pair]), kind="stable")])
         ids = [self._radar_ids(source) for source in sources]
         good = [(tod >= 0) & (radar >= 0) for tod, radar in zip(times_of_day, ids, strict=True)]
         times = self._times(pair, sources, times_of_day, good)
@@ -122,12 +123,16 @@ class PlotStream:
                 service = service_from(columns, time_s, radar, ok)
         return plots, service
 
-    def _radar_ids(self, source: Array) -> Array:
-        """Row of each record's radar, in order of appearance; -1 without a source, or when there are too many."""
-        keys, first, inverse = np.unique(source, return_index=True, return_inverse=True)
+    def _register(self, source: Array) -> None:
+        """Give new sources their radar_id, in order of appearance, as long as there are any left."""
+        keys, first = np.unique(source, return_index=True)
         for key in keys[np.argsort(first)].tolist():
             if key >= 0 and key not in self._ids and len(self._ids) < MAX_RADARS:
                 self._ids[key] = len(self._ids)
+
+    def _radar_ids(self, source: Array) -> Array:
+        """Row of each record's radar; -1 without one."""
+        keys, inverse = np.unique(source, return_inverse=True)
         return np.array([self._ids.get(key, -1) for key in keys.tolist()], np.int64)[inverse]
 
     def _times(self, pair: list[Columns], sources: list[Array], tods: list[Array], good: list[Array]) -> list[Array]:

@@ -206,6 +206,7 @@ def _datagram(data: memoryview, packet: _Packet) -> Datagram | str:
     reader = _LINKS.get(packet.link)
     if reader is None:
         return "unknown link type"
+    data = data[: packet.stop]  # so that reading past the packet's end fails instead of finding the next one
     try:
         version, start = reader(data, packet)
         if version == _IPV4:
@@ -222,6 +223,8 @@ def _datagram(data: memoryview, packet: _Packet) -> Datagram | str:
 def _udp(data: memoryview, inner: _Payload, packet: _Packet) -> Datagram | str:
     if inner.stop - inner.start < 8:
         return "malformed"
+    if inner.start + 8 > packet.stop:
+        return "truncated"
     source_port, destination_port, length = struct.unpack_from(">HHH", data, inner.start)
     if length < 8:
         return "malformed"
