@@ -1,7 +1,8 @@
 """The classical estimators by name, with defaults for airliners seen by a secondary radar every 4 to 12 s.
 
 One fixed process noise cannot serve straight flight and turns alike, so the single models stand between them: white
-acceleration of q = 4 m²/s³ is a velocity wander of 4 m/s in 4 s, and Singer's 1.5 m/s² over 15 s is a gentle turn's.
+acceleration of q = 15 m²/s³ (between 10 and 20 both position RMSE and likelihood are at their best over the built-in
+scenarios), and Singer's 1.5 m/s² over 15 s, a gentle turn's.
 An IMM has one model for each: straight flight (q = 0.1: 2.6 m/s of velocity error for a 70 m, 0.08° radar at 60 NM),
 turns to either side at 1.8 ± 0.9 °/s (0.8 °/s is a 20° bank at 250 m/s, 3 °/s the standard rate), and q = 20 for what
 is neither. A flight stays straight for two minutes on average and in a turn for 40 s.
@@ -35,11 +36,11 @@ def _one(motion: Motion, engine: str, observation: str, options: Options) -> Ban
     return Bank((motion,), ONE, engine, observation, options)
 
 
-def _alpha_beta(options: Options = PLAIN, *, q_m2s3: float = 4.0) -> Estimator:
+def _alpha_beta(options: Options = PLAIN, *, q_m2s3: float = 15.0) -> Estimator:
     return AlphaBeta(q_m2s3, options)
 
 
-def _kf(options: Options = PLAIN, *, q_m2s3: float = 4.0) -> Estimator:
+def _kf(options: Options = PLAIN, *, q_m2s3: float = 15.0) -> Estimator:
     return _one(constant_velocity(q_m2s3), "extended", "position", options)
 
 
@@ -54,7 +55,7 @@ def _singer(options: Options = PLAIN, *, sigma_mps2: float = 1.5, tau_s: float =
 
 
 def _polar_cv(engine: str) -> Callable[..., Estimator]:
-    def factory(options: Options = PLAIN, *, q_m2s3: float = 4.0) -> Estimator:
+    def factory(options: Options = PLAIN, *, q_m2s3: float = 15.0) -> Estimator:
         return _one(constant_velocity(q_m2s3), engine, "polar", options)
 
     return factory
@@ -74,7 +75,7 @@ def _imm2(
     options: Options = PLAIN,
     *,
     q_m2s3: float = 0.1,
-    q_high_m2s3: float = 20.0,
+    q_high_m2s3: float = 40.0,
     sojourn_s: float = 120.0,
     sojourn_high_s: float = 30.0,
 ) -> Estimator:
