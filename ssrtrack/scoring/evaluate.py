@@ -88,7 +88,7 @@ def evaluate(
     min_range_m: float | None = None,
     gate: float | None = None,
     smoothed_reference: bool | None = None,
-    chunk_rows: int = 500_000,
+    chunk_rows: int = 200_000,
     progress: Progress | None = None,
     tracks_writer: TracksWriter | None = None,
 ) -> EvaluationResult:
