@@ -22,6 +22,7 @@ CENTRE = WINDOW // 2
 MIN_RANGE_M = 5.0 * NM_M  # nearer, azimuth runs too fast for a cubic
 MAX_GAP = 2.5  # longest step inside a window, in median steps
 MIN_WINDOWS = 30
+BLOCK = 20_000  # windows fitted at a time
 TAIL_SIGMA = 5.0  # of a million Gaussian residuals 0.6 lie beyond
 MAD_TO_SIGMA = 1.482602218505602  # 1 / (sqrt(2) erfinv(1/2))
 RANGE_LSB_M = NM_M / 256.0  # I048/040
@@ -77,7 +78,15 @@ def _residuals(batch: FlightBatch, step_s: float) -> tuple[Array, Array]:
     good = flight[: 1 - WINDOW] == flight[WINDOW - 1 :]
     good &= plots.range_m[CENTRE : CENTRE + time.shape[0]] > MIN_RANGE_M
     good &= np.diff(time, axis=1).max(1) < MAX_GAP * step_s
-    at = np.flatnonzero(good)[:, None] + np.arange(WINDOW)
+    rows = np.flatnonzero(good)
+    parts = [_window_residuals(batch, rows[i : i + BLOCK]) for i in range(0, rows.size, BLOCK)]
+    ranges, azimuths = (np.concatenate([part[i] for part in parts] or [np.zeros(0)]) for i in range(2))
+    return ranges, azimuths
+
+
+def _window_residuals(batch: FlightBatch, first: Array) -> tuple[Array, Array]:
+    """Residuals of the windows that begin at rows `first`."""
+    plots, at = batch.plots, first[:, None] + np.arange(WINDOW)
     azimuth = plots.azimuth_rad[at]
     azimuth = (azimuth - azimuth[:, [CENTRE]] + pi) % (2.0 * pi) - pi
     weights = _centre_weights(plots.time_s[at])
@@ -86,8 +95,6 @@ def _residuals(batch: FlightBatch, step_s: float) -> tuple[Array, Array]:
 
 def _centre_weights(time: Array) -> Array:
     """Weights (W, 9) whose sum with the data is the cubic least-squares fit at the centre of each window."""
-    if not time.size:
-        return np.zeros((0, WINDOW))
     tau = time - time[:, [CENTRE]]
     tau = tau / np.abs(tau).max(1, keepdims=True)
     design = tau[..., None] ** np.arange(4)

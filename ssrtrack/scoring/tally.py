@@ -120,8 +120,7 @@ class Tally:
     """One tracker's sums."""
 
     def __init__(self) -> None:
-        self._numerator: list[Array] = []
-        self._denominator: list[Array] = []
+        self._sums: list[Array] = []  # per batch (flights, 2 * len(SUMMED)): numerators, then denominators
         self.histograms = {name: LogHistogram(signed=name == "speed") for name in HISTOGRAMS}
         self.nees = SeriesSums(4, independent=False)
         self.nis = SeriesSums(2, independent=True)
@@ -135,7 +134,8 @@ class Tally:
             ratios: score key -> numerator and denominator (N, T), for scores that are quotients of sums.
         """
         rows = next(iter(values.values())).shape[0]
-        numerator, denominator = np.zeros((rows, len(SUMMED))), np.zeros((rows, len(SUMMED)))
+        sums = np.zeros((rows, 2 * len(SUMMED)))
+        numerator, denominator = sums[:, : len(SUMMED)], sums[:, len(SUMMED) :]
         for name, cells in values.items():
             column, known = SUMMED.index(name), ~np.isnan(cells)
             numerator[:, column] = np.sum(cells, axis=1, where=known)
@@ -143,14 +143,13 @@ class Tally:
         for name, (above, below) in ratios.items():
             column = SUMMED.index(name)
             numerator[:, column], denominator[:, column] = np.nansum(above, axis=1), np.nansum(below, axis=1)
-        self._numerator.append(numerator)
-        self._denominator.append(denominator)
+        self._sums.append(sums)
 
     def table(self) -> Array:
         """Numerators and denominators of all flights, (flights, 2 * len(SUMMED))."""
-        if not self._numerator:
-            return np.zeros((0, 2 * len(SUMMED)))
-        return np.hstack([np.concatenate(self._numerator), np.concatenate(self._denominator)])
+        if len(self._sums) != 1:
+            self._sums = [np.concatenate([np.zeros((0, 2 * len(SUMMED))), *self._sums])]
+        return self._sums[0]
 
 
 def score_values(sums: Array) -> dict[str, Array]:
