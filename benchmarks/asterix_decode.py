@@ -8,6 +8,7 @@ records first; on a difference nothing is printed but the difference.
 
 import argparse
 import csv
+import gc
 import os
 import platform
 import subprocess
@@ -71,8 +72,13 @@ def differences(path: Path, data: bytes) -> list[str]:
 
 
 def rates(cases: dict[str, Callable[[], object]], count: int, repeats: int) -> dict[str, list[float]]:
-    """Records per second of `repeats` rounds; each round runs every case, so that other load meets them all."""
+    """Records per second of `repeats` rounds; each round runs every case, so that other load meets them all.
+
+    Python's cycle collector is off: it would cost whoever makes dictionaries (asterix-decoder, our reference) two
+    thirds of their speed, which says nothing about decoding.
+    """
     found: dict[str, list[float]] = {name: [] for name in cases}
+    gc.disable()
     for work in cases.values():
         work()
     for _ in range(repeats):
@@ -80,6 +86,8 @@ def rates(cases: dict[str, Callable[[], object]], count: int, repeats: int) -> d
             start = perf_counter()
             work()
             found[name].append(count / (perf_counter() - start))
+            gc.collect()
+    gc.enable()
     return found
 
 
