@@ -29,7 +29,9 @@ class Scores:
     position_p99_m: float | None = _score("m", "99th percentile")
     along_track_rmse_m: float | None = _score("m", "position error along the true track, RMS")
     across_track_rmse_m: float | None = _score("m", "position error across the true track, RMS")
-    predicted_position_rmse_m: float | None = _score("m", "position predicted to the next plot's time, before it is used")
+    predicted_position_rmse_m: float | None = _score(
+        "m", "position predicted to the next plot's time, before it is used"
+    )
     predicted_position_p95_m: float | None = _score("m", "95th percentile of the same")
     velocity_rmse_mps: float | None = _score("m/s", "horizontal velocity error at the update, RMS")
     velocity_rmse_turn_mps: float | None = _score("m/s", "the same while the aircraft turns")
@@ -37,10 +39,14 @@ class Scores:
     speed_rmse_mps: float | None = _score("m/s", "error of the ground speed, RMS")
     heading_rmse_deg: float | None = _score("deg", "error of the track angle, RMS, circular")
     altitude_rate_rmse_mps: float | None = _score("m/s", "error of the rate of climb, RMS (common vertical filter)")
-    anees: float | None = _score("1", "mean normalised estimation error squared over 4 states, divided by 4: 1 is ideal")
+    anees: float | None = _score(
+        "1", "mean normalised estimation error squared over 4 states, divided by 4: 1 is ideal"
+    )
     anees_position: float | None = _score("1", "the same over position alone, divided by 2")
     anis: float | None = _score("1", "mean normalised innovation squared, divided by 2: 1 is ideal")
-    anis_median_ratio: float | None = _score("1", "median of the NIS over the median of chi-square(2): robust to outliers")
+    anis_median_ratio: float | None = _score(
+        "1", "median of the NIS over the median of chi-square(2): robust to outliers"
+    )
     nees_in_bounds: float | None = _score("1", "share of single NEES inside their two-sided 95 % chi-square bounds")
     nis_in_bounds: float | None = _score("1", "share of single NIS inside their two-sided 95 % chi-square bounds")
     coverage_50: float | None = _score("1", "share of true positions inside the 50 % ellipse")
@@ -48,7 +54,9 @@ class Scores:
     coverage_95: float | None = _score("1", "share inside the 95 % ellipse")
     coverage_99: float | None = _score("1", "share inside the 99 % ellipse")
     innovation_lag1: float | None = _score("1", "lag-1 autocorrelation of the whitened innovations: 0 is ideal")
-    nll: float | None = _score("nat", "mean negative log-likelihood of the true state (x, y, vx, vy); of the next plot without truth")
+    nll: float | None = _score(
+        "nat", "mean negative log-likelihood of the true state (x, y, vx, vy); of the next plot without truth"
+    )
     nll_next_plot: float | None = _score("nat", "mean negative log-likelihood of the next plot's position (m)")
     next_plot_rmse_m: float | None = _score("m", "distance from the predicted position to the next plot, RMS")
     next_plot_p50_m: float | None = _score("m", "median of the same")
@@ -59,7 +67,9 @@ class Scores:
     bds50_ground_speed_p95_mps: float | None = _score("m/s", "95th percentile of the absolute difference")
     bds50_track_angle_rms_deg: float | None = _score("deg", "RMS of tracker minus BDS 5,0 true track angle")
     bds50_track_angle_p95_deg: float | None = _score("deg", "95th percentile of the absolute difference")
-    position_bound_rms_m: float | None = _score("m", "posterior Cramér–Rao bound, mode known, RMS over the same updates")
+    position_bound_rms_m: float | None = _score(
+        "m", "posterior Cramér–Rao bound, mode known, RMS over the same updates"
+    )
     position_efficiency: float | None = _score("1", "the bound over the RMSE: 1 is perfect, above 1 a bug or leakage")
     velocity_bound_rms_mps: float | None = _score("m/s", "posterior Cramér–Rao bound of velocity, mode known")
     velocity_efficiency: float | None = _score("1", "the bound over the velocity RMSE")
@@ -104,7 +114,9 @@ class TrackerResult:
     name: str
     scores: Scores
     intervals: dict[str, tuple[float, float]]  # score key -> 95 % bootstrap interval over flights
-    ratio: dict[str, tuple[float, float, float]]  # score key -> (ratio to the first tracker, low, high), paired by flight
+    ratio: dict[
+        str, tuple[float, float, float]
+    ]  # score key -> (ratio to the first tracker, low, high), paired by flight
     position_error: Histogram  # with truth: error at the update; without: distance to the next plot
     nees: Series | None
     nis: Series
