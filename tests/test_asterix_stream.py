@@ -16,7 +16,7 @@ from ssrtrack.errors import AsterixError
 from ssrtrack.io.asterix_encode import encode_block, encode_record
 from ssrtrack.io.asterix_plots import Service
 from ssrtrack.io.asterix_stream import Chunk, PlotStream
-from ssrtrack.io.asterix_time import DAY_TICKS, DayClock
+from ssrtrack.io.asterix_time import DAY_TICKS, DayClock, StrayTimes
 from tests.asterix_fixture import recordings
 
 DAY = 86400.0
@@ -96,6 +96,53 @@ def test_days_are_right_whatever_the_jitter(data: st.DataObject) -> None:
     tod, keys = np.array(truth) % DAY_TICKS, np.array(source)
     found = [*clock.ticks(tod[:cut], keys[:cut]), *clock.ticks(tod[cut:], keys[cut:])]
     assert found == [t - days for t in truth]
+
+
+STRAYS = {
+    "one, half a day off": {50: 28850 + 43200.5},
+    "one, just under half a day off": {50: 28850 + 43199},
+    "two that add up to a day": {50: 70000, 51: 110000},
+    "three that add up to a day": {50: 70000, 51: 110000, 52: 131000},
+    "the first": {0: 80000},
+    "the first at midnight": {0: 0},
+    "the last": {99: 60000},
+    "a few minutes": {20: 29300, 70: 28400},
+    "a burst": {i: 40000 + 977 * (i % 7) for i in range(30, 46)},
+}
+
+
+@pytest.mark.parametrize("case", STRAYS)
+def test_corrupt_times_of_day_move_no_other_report(tmp_path: Path, case: str) -> None:
+    times = 28800.0 + np.arange(100)
+    given_s = [STRAYS[case].get(i, t) for i, t in enumerate(times)]
+    data = b"".join(plot(t, rho=i) for i, t in enumerate(given_s))
+    plots, _, stream, _ = read(tmp_path / "s.ast", data, on_date=date(2024, 2, 28))
+    good = [i for i in range(100) if i not in STRAYS[case]]
+    assert plots.time_s.tolist() == times[good].tolist()
+    assert stream.summary.dropped_plots == {"stray time": len(STRAYS[case])}
+
+
+def test_a_corrupt_report_of_a_radar_that_is_not_there_is_stray() -> None:
+    tod, source = np.append(np.arange(50), 30000) * 128, np.append(np.ones(50, int), 2)
+    assert np.flatnonzero(StrayTimes().find(tod, source)).tolist() == [50]
+
+
+BELIEVED = {
+    "midnight": [*range(86350, 86400), *range(50)],
+    "a clock past 86400": [*range(86350, 86450), *range(50, 100)],
+    "a gap of hours": [*range(50), *range(20000, 20050)],
+    "a quiet night": list(range(0, 36000, 900)),
+    "a jump back for good": [*range(20000, 20050), *range(50)],
+    "late by half a minute": [t - 30 * (t % 5 == 0) for t in range(100, 200)],
+}
+
+
+@pytest.mark.parametrize("case", BELIEVED)
+@pytest.mark.parametrize("window", [7, 1000])
+def test_gaps_and_late_reports_are_believed(case: str, window: int) -> None:
+    tod, strays = np.array(BELIEVED[case]) * 128, StrayTimes()
+    for i in range(0, tod.size, window):
+        assert not strays.find(tod[i : i + window], np.zeros(tod[i : i + window].size, int)).any()
 
 
 def test_a_recording_over_midnight_is_in_order_and_dated(tmp_path: Path) -> None:

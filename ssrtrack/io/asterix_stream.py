@@ -14,7 +14,7 @@ from ssrtrack.data import Plots, Radar
 from ssrtrack.io.asterix_fast import WINDOW_BYTES, Columns, part, source_of, stream
 from ssrtrack.io.asterix_frame import Summary
 from ssrtrack.io.asterix_plots import Service, dense, plots_from, service_from, usable
-from ssrtrack.io.asterix_time import TICKS_PER_S, DayClock
+from ssrtrack.io.asterix_time import TICKS_PER_S, DayClock, StrayTimes
 from ssrtrack.units import DAY_S
 
 Array = NDArray[Any]
@@ -40,7 +40,8 @@ class PlotStream:
     file than its time says. Later ones are put out in the next chunk and counted in `summary.late_plots`.
 
     Networks carry radar data on two lines; a report that comes twice within `reorder_s` is kept once, and the repeats
-    are counted in `summary.dropped_plots["repeated"]`.
+    are counted in `summary.dropped_plots["repeated"]`. Reports with a corrupt time of day are left out, and counted
+    there as "stray time" (see `asterix_time.StrayTimes`).
 
     Args:
         path: raw ASTERIX, pcap or pcapng; told from its content.
@@ -62,6 +63,7 @@ class PlotStream:
         self._reorder_s = reorder_s
         self._window_bytes = window_bytes
         self._clock: DayClock | None = None
+        self._strays = StrayTimes()
         self._ids: dict[int, int] = {}  # radar_id by SAC * 256 + SIC
         self._sites: dict[int, tuple[float, float, float]] = {}
         self._periods: dict[int, Counter[int]] = {}
@@ -113,6 +115,7 @@ class PlotStream:
         self._register(np.concatenate(sources)[np.argsort(np.concatenate([c.offset for c in pair]), kind="stable")])
         ids = [self._radar_ids(source) for source in sources]
         good = [(tod >= 0) & (radar >= 0) for tod, radar in zip(times_of_day, ids, strict=True)]
+        good = self._without_strays(pair, sources, times_of_day, good)
         times = self._times(pair, sources, times_of_day, good)
         plots, service = Plots.empty(), Service.empty()
         for columns, source, tod, radar, ok, time_s in zip(pair, sources, times_of_day, ids, good, times, strict=True):
@@ -134,6 +137,19 @@ class PlotStream:
         """Row of each record's radar; -1 without one."""
         keys, inverse = np.unique(source, return_inverse=True)
         return np.array([self._ids.get(key, -1) for key in keys.tolist()], np.int64)[inverse]
+
+    def _without_strays(
+        self, pair: list[Columns], sources: list[Array], tods: list[Array], good: list[Array]
+    ) -> list[Array]:
+        """`good` without reports whose time of day is corrupt; those of plots are counted."""
+        ok = np.concatenate(good)
+        order = np.flatnonzero(ok)[np.argsort(np.concatenate([c.offset for c in pair])[ok], kind="stable")]
+        stray = np.zeros(ok.size, bool)
+        stray[order] = self._strays.find(np.concatenate(tods)[order], np.concatenate(sources)[order])
+        parts = np.split(stray, np.cumsum([len(c) for c in pair])[:-1])
+        if count := sum(int(part.sum()) for c, part in zip(pair, parts, strict=True) if c.category == 48):
+            self.summary.dropped_plots["stray time"] += count
+        return [ok & ~part for ok, part in zip(good, parts, strict=True)]
 
     def _times(self, pair: list[Columns], sources: list[Array], tods: list[Array], good: list[Array]) -> list[Array]:
         """Seconds since the epoch for each category; both share the clock of their source, in file order."""
