@@ -7,7 +7,7 @@ from ssrtrack.errors import EstimatorError
 from ssrtrack.filters.alphabeta import AlphaBeta
 from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.chain import Chain
-from ssrtrack.filters.estimators import ESTIMATORS, make_estimator, parameters_of
+from ssrtrack.filters.estimators import ESTIMATORS, make_estimator, parameters_of, parse_estimator
 from ssrtrack.filters.gaussian import gate_threshold
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.motion import constant_velocity
@@ -271,6 +271,18 @@ def test_gate_thresholds_are_the_chi_square_quantiles() -> None:
         (lambda: make_estimator("kf", q_m2s3=-1.0), "positive"),
         (lambda: make_estimator("kf", q_m2s3="fast"), "number"),
         (lambda: make_estimator("imm", q_high_m2s3=0.0), "positive"),
+        (lambda: make_estimator("alpha-beta", q_m2s3=-1.0), "positive"),
+        (lambda: parse_estimator("kalman:gate=0.99"), "no estimator 'kalman'; known: alpha-beta, kf"),
+        (lambda: parse_estimator("kf:q=1"), "no parameter 'q'; known: q_m2s3, speed_sigma_mps, gate"),
+        (lambda: parse_estimator("kf:"), "found '', expected key=value; known keys: q_m2s3"),
+        (lambda: parse_estimator("kf:gate"), "found 'gate', expected key=value"),
+        (lambda: parse_estimator("kf:gate=0.9,,q_m2s3=1"), "found '', expected key=value"),
+        (lambda: parse_estimator("kf:gate=0.9,gate=0.8"), "'gate' twice"),
+        (lambda: parse_estimator("kf:q_m2s3=fast"), "q_m2s3 is 'fast', expected a number such as 15.0"),
+        (lambda: parse_estimator("kf:q_m2s3=none"), "expected a number such as"),
+        (lambda: parse_estimator("imm:turn_rate_dps=nan"), "turn_rate_dps is 'nan', expected a number"),
+        (lambda: parse_estimator("kf:reopen_after=1.5"), "expected a whole number"),
+        (lambda: parse_estimator("kf:gate=99"), "probability"),
         (lambda: make_estimator("imm", sojourn_s=0.0), "sojourn"),
         (lambda: make_estimator("kf", gate=99.0), "probability"),
         (lambda: make_estimator("kf", tail_weight=1.5), "tail_weight"),
@@ -286,6 +298,14 @@ def test_gate_thresholds_are_the_chi_square_quantiles() -> None:
 def test_wrong_use_is_refused_with_what_was_expected(make: object, message: str) -> None:
     with pytest.raises(EstimatorError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_an_estimator_is_written_as_text() -> None:
+    z, _ = sample(3, 12)
+    written = parse_estimator(" imm : gate = 0.9999 , q_m2s3=2e-1,reopen_after=1", tail_weight=0.05, gate=0.5)
+    same(run(written, z), run(make_estimator("imm", gate=0.9999, q_m2s3=0.2, reopen_after=1, tail_weight=0.05), z))
+    same(run(parse_estimator("kf:gate=none", gate=0.5), z), run(make_estimator("kf"), z))
+    assert parse_estimator("kf", gate=0.5).options.gate == 0.5  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

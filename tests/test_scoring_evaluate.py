@@ -1,7 +1,7 @@
 """The whole evaluation: its figures against a plain recomputation, streaming, errors, tracks, examples."""
 
 import tracemalloc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -213,6 +213,15 @@ def test_heavy_tails_are_measured_and_allowed_for(tmp_path: Path) -> None:
     assert any("heavy tails" in note for note in by_name.notes)
     assert (by_name.trackers[0].scores.next_plot_rmse_m or 0) < (plain.trackers[0].scores.next_plot_rmse_m or 0)
     assert (by_name.trackers[0].scores.nll or 0) < (plain.trackers[0].scores.nll or 0) - 0.3
+
+
+def test_a_tracker_is_called_by_its_text_and_what_that_sets_wins(log: Path) -> None:
+    text = "kf:q_m2s3=50,gate=0.9"
+    by_text = evaluate([log], ["kf", text], gate=0.999, bootstrap=0)
+    made = {"kf": make_estimator("kf", gate=0.999), text: make_estimator("kf", q_m2s3=50, gate=0.9)}
+    assert [t.name for t in by_text.trackers] == ["kf", text]
+    for a, b in zip(by_text.trackers, evaluate([log], made, bootstrap=0).trackers, strict=True):
+        assert replace(a.scores, seconds=0.0) == replace(b.scores, seconds=0.0)
 
 
 def test_radars_without_sites_are_tracked_apart(tmp_path: Path) -> None:

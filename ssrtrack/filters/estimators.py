@@ -11,6 +11,7 @@ is neither. A flight stays straight for two minutes on average and in a turn for
 from collections.abc import Callable
 from dataclasses import fields
 from inspect import signature
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from ssrtrack.filters.options import Options
 from ssrtrack.filters.protocol import Estimator, join, put, take
 from ssrtrack.units import DEG_RAD
 
-__all__ = ["ESTIMATORS", "Estimator", "join", "make_estimator", "parameters_of", "put", "take"]
+__all__ = ["ESTIMATORS", "Estimator", "join", "make_estimator", "parameters_of", "parse_estimator", "put", "take"]
 
 Array = NDArray[Any]
 PLAIN = Options()
@@ -37,6 +38,8 @@ def _one(motion: Motion, engine: str, observation: str, options: Options) -> Ban
 
 
 def _alpha_beta(options: Options = PLAIN, *, q_m2s3: float = 15.0) -> Estimator:
+    if not (isfinite(q_m2s3) and q_m2s3 > 0.0):
+        raise EstimatorError(f"alpha-beta: q_m2s3={q_m2s3} must be a positive number")
     return AlphaBeta(q_m2s3, options)
 
 
@@ -154,6 +157,50 @@ def make_estimator(name: str, **parameters: Any) -> Estimator:
     common = {f.name for f in fields(Options)}
     options = Options(**{k: v for k, v in parameters.items() if k in common})
     return ESTIMATORS[name](options, **{k: v for k, v in parameters.items() if k not in common})
+
+
+def parse_estimator(text: str, **defaults: Any) -> Estimator:
+    """The estimator written as NAME or NAME:key=value,key=value, e.g. "imm:gate=0.9999,q_m2s3=0.2".
+
+    `defaults` are parameters that hold where the text does not give them. "none" stands for None (no gate).
+
+    Raises:
+        EstimatorError: unknown name or key (the message lists the known ones), a key without a value or given twice,
+            or a value that is no number or out of range.
+    """
+    name, colon, rest = (part.strip() for part in text.partition(":"))
+    known = parameters_of(name)
+    given: dict[str, Any] = {}
+    for item in rest.split(",") if colon else ():
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not (key and equals and value):
+            raise EstimatorError(
+                f"estimator {text!r}: found {item!r}, expected key=value; known keys: {_listed(known)}"
+            )
+        if key not in known:
+            raise EstimatorError(f"estimator {text!r} has no parameter {key!r}; known: {_listed(known)}")
+        if key in given:
+            raise EstimatorError(f"estimator {text!r} gives {key!r} twice; give it once")
+        given[key] = _number(text, key, value, known[key])
+    return make_estimator(name, **(defaults | given))
+
+
+def _number(text: str, key: str, value: str, default: Any) -> float | None:
+    """A parameter's value, of its default's kind."""
+    if default is None and value.lower() == "none":
+        return None
+    try:
+        number = int(value) if isinstance(default, int) else float(value)
+    except ValueError:
+        number = float("nan")
+    if not isfinite(number):
+        kind = "a whole number" if isinstance(default, int) else "a number or none" if default is None else "a number"
+        raise EstimatorError(f"estimator {text!r}: {key} is {value!r}, expected {kind} such as {default or 1}")
+    return number
+
+
+def _listed(known: dict[str, Any]) -> str:
+    return ", ".join(known)
 
 
 def parameters_of(name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import Plots
 from ssrtrack.errors import ScoringError
-from ssrtrack.filters.estimators import Estimator, make_estimator
+from ssrtrack.filters.estimators import Estimator, make_estimator, parse_estimator
 from ssrtrack.filters.measurement import tracking_frame
 from ssrtrack.filters.run import run
 from ssrtrack.io.hdf5 import LogReader
@@ -96,8 +96,9 @@ def evaluate(
 
     Args:
         logs: HDF5 logs; all with truth, or all without.
-        trackers: names of `ESTIMATORS`, or estimators by name. Ratios refer to the first. Trackers given by name get
-            the heavy tail that was measured, where the measured noise is used.
+        trackers: names of `ESTIMATORS`, with parameters if wanted ("imm:gate=0.9999", see `parse_estimator`), or
+            estimators by name. Ratios refer to the first. Trackers given as text get the heavy tail that was measured,
+            where the measured noise is used, unless their text sets it.
         identity: what makes plots one flight: "truth", "address", or "auto" (truth if the logs have it).
         warmup_plots: plots at the start of each flight that are tracked but not scored.
         examples: flights drawn in the report.
@@ -108,7 +109,7 @@ def evaluate(
         sigma_height_m: random error of the altitude in the slant-range correction.
         gap_s: a longer silence starts a new flight.
         min_range_m: nearer plots are left out; None is 2 NM without truth, 0 with it.
-        gate: chi-square probability of the trackers' gate, for trackers given by name; None is no gate.
+        gate: chi-square probability of the gate of trackers given as text that set none; None is no gate.
         smoothed_reference: compare with an IMM-smoothed trajectory; None does so only without truth.
         chunk_rows: plots read at a time.
         progress: called as (what, done, total).
@@ -169,7 +170,7 @@ def _estimators(
     repeated = [name for name, n in Counter(trackers).items() if n > 1]
     if repeated:
         raise ScoringError(f"trackers {repeated} are named twice; name each once")
-    return {name: make_estimator(name, **parameters) for name in trackers}
+    return {text: parse_estimator(text, **parameters) for text in trackers}
 
 
 def _common_ground(logs: Sequence[Path]) -> tuple[bool, Any]:
