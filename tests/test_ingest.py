@@ -1,6 +1,9 @@
 """Recordings to logs and back: several files, several radars, dates, sites, and what does not fit."""
 
-from datetime import date
+import os
+import struct
+from collections import Counter
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,7 @@ import pytest
 
 from ssrtrack.data import Plots, Radar
 from ssrtrack.errors import AsterixError, ScenarioError
-from ssrtrack.io.asterix_export import encode
+from ssrtrack.io.asterix_export import encode, rotation_messages
 from ssrtrack.io.export import export
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.io.ingest import IngestReport, format_report, ingest
@@ -155,6 +158,83 @@ def test_a_folder_or_missing_file_is_refused(tmp_path: Path) -> None:
             run([path], tmp_path / "log.h5")
 
 
+def test_a_recording_is_never_overwritten_nor_counted_twice(tmp_path: Path) -> None:
+    path = recording(tmp_path / "a.ast", some_plots(np.arange(10.0)), radar(7))
+    octets = path.read_bytes()
+    (tmp_path / "again.ast").symlink_to(path)
+    with pytest.raises(AsterixError, match="both input and output"):
+        run([path], tmp_path / "again.ast")
+    with pytest.raises(AsterixError, match="given twice"):
+        run([path, tmp_path / "again.ast"], tmp_path / "log.h5")
+    run([path], tmp_path / "log.h5")
+    with pytest.raises(AsterixError, match="both input and output"):
+        export(tmp_path / "log.h5", tmp_path / "log.h5")
+    assert path.read_bytes() == octets
+    assert len(read(tmp_path / "log.h5")[0]) == 10
+
+
+def test_a_pipe_is_refused_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AsterixError, match="no ordinary file"):
+        run([tmp_path / "pipe"], tmp_path / "log.h5")
+
+
+def test_one_corrupt_source_does_not_make_the_site_ambiguous(tmp_path: Path) -> None:
+    blocks = list(encode(some_plots(np.arange(0.0, 400.0)), radar(7), records_per_block=1))
+    blocks[50] = blocks[50].replace(bytes([25, 7]), bytes([25, 3]), 1)
+    (tmp_path / "a.ast").write_bytes(b"".join(blocks))
+    site = {"latitude_deg": 41.0, "longitude_deg": 2.0, "height_m": 30.0}
+    report = run([tmp_path / "a.ast"], tmp_path / "log.h5", on_date=DAY, site=site)
+    assert any("--site taken for SAC 25 SIC 7 with 399 plots" in text for text in report.warnings)
+    radars = read(tmp_path / "log.h5")[1]
+    assert dict(zip(radars.sic.tolist(), radars.has_site().tolist(), strict=True)) == {7: True, 3: False}
+
+
+def test_a_capture_dated_otherwise_than_its_packets_is_a_warning(tmp_path: Path) -> None:
+    (payload,) = encode(some_plots(np.arange(10.0)), radar(7))
+    udp = struct.pack(">HHHH", 1, 1, 8 + len(payload), 0) + payload
+    packet = struct.pack(">BBHHHBBHII", 0x45, 0, 20 + len(udp), 0, 0, 1, 17, 0, 1, 2) + udp
+    stamp = int(datetime(2024, 2, 28, tzinfo=UTC).timestamp())
+    head = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 101)
+    (tmp_path / "a.pcap").write_bytes(head + struct.pack("<IIII", stamp, 0, len(packet), len(packet)) + packet)
+    report = run([tmp_path / "a.pcap"], tmp_path / "log.h5", on_date=DAY)
+    assert any("captured on 2024-02-28, but is dated 2024-02-29" in text for text in report.warnings)
+    assert report.epoch.date() == DAY
+    assert not any("captured" in text for text in run([tmp_path / "a.pcap"], tmp_path / "log.h5").warnings)
+
+
+def test_more_radars_than_a_log_can_number_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssrtrack.io.ingest.MAX_RADARS", 3)
+    monkeypatch.setattr("ssrtrack.io.asterix_stream.MAX_RADARS", 2)
+    files = []
+    for first in (0, 10):
+        radars = Radar.concat([radar(first + i) for i in range(3)])
+        plots = Plots.concat([some_plots(np.arange(10.0) + i / 4, i, i) for i in range(3)])
+        files.append(recording(tmp_path / f"{first}.ast", plots[np.argsort(plots.time_s, kind="stable")], radars))
+    report = run(files, tmp_path / "log.h5", on_date=DAY)
+    assert report.plots == 30 and report.radars.sic.tolist() == [0, 1, 10]
+    dropped = sum((summary.dropped_plots for _, summary in report.files), Counter())
+    assert dropped == {"too many radars": 30}
+    read(tmp_path / "log.h5")[0].validate()
+
+
+def test_export_of_two_recordings_a_year_apart_is_short(tmp_path: Path) -> None:
+    turn = np.arange(8) / 8
+    times = np.concatenate([start + 4 * k + 4 * turn for start in (0.0, 365 * 86400.0) for k in range(5)])
+    plots = Plots(
+        time_s=times,
+        radar_id=np.zeros(80, np.int16),
+        range_m=np.full(80, 5e4),
+        azimuth_rad=np.tile(turn * 2 * np.pi, 10),
+        address=np.tile(np.arange(8), 10),
+        plot_type=np.full(80, 5),
+    )
+    messages = rotation_messages(plots, radar(1))
+    assert len(messages) == 10 * 33
+    markers = messages.time_s[messages.message_type == 1]
+    np.testing.assert_allclose(np.sort(markers), times[::8], atol=1e-6)
+
+
 def test_export_cuts_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log exported in small pieces gives the same plots, and service messages without holes or repeats."""
     rng = np.random.default_rng(6)
@@ -179,8 +259,6 @@ def test_export_cuts_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_export_of_nothing_is_refused_and_keeps_the_old_file(tmp_path: Path) -> None:
-    from datetime import UTC, datetime
-
     from ssrtrack.io.hdf5 import LogWriter, Provenance
 
     with LogWriter(tmp_path / "log.h5", Provenance(epoch=datetime(2024, 1, 1, tzinfo=UTC), **PROVENANCE)) as log:

@@ -35,6 +35,8 @@ from ssrtrack.io.asterix_time import DAY_TICKS, TICKS_PER_S
 
 Array = NDArray[Any]
 SITE_LSB_DEG = 180 / 2**23
+SHORTEST_TURN_S = 0.5  # the quickest antennas take about 1 s
+MAX_SILENT_TURNS = 100  # without plots, that an antenna is taken to have turned on evenly
 _FEW = 50  # longest run of records in one block: a datagram of about 3 kB
 
 
@@ -239,7 +241,7 @@ def rotation_period_s(plots: Plots) -> float:
     same = np.diff(plots.address[rows]) == 0
     dt = np.diff(plots.time_s[rows])[same]
     turn = (np.diff(plots.azimuth_rad[rows])[same] + pi) % (2 * pi) - pi
-    usable = dt > 0.5  # the quickest antennas take about 1 s; shorter steps are double reports
+    usable = dt > SHORTEST_TURN_S  # shorter steps are double reports
     return float(np.median((dt / (1 + turn / (2 * pi)))[usable])) if usable.any() else float("nan")
 
 
@@ -247,7 +249,8 @@ def rotation_messages(plots: Plots, radars: Radar, sectors: int = 32) -> Service
     """North markers and sector crossings that fit the plots: when the beam of each radar passed those azimuths.
 
     Each plot tells when its scan passed north, t - T azimuth / 2 pi; a scan's north time is the mean of these, and is
-    interpolated where a scan has no plots. T is the radar's rotation period, or is told by the plots themselves.
+    interpolated where up to `MAX_SILENT_TURNS` scans have no plots; a longer silence has no messages. T is the radar's
+    rotation period, or is told by the plots themselves.
     A radar without a period and without repeated plots gets no messages.
 
     Args:
@@ -264,28 +267,33 @@ def rotation_messages(plots: Plots, radars: Radar, sectors: int = 32) -> Service
     for radar in range(len(radars)):
         mine = plots[plots.radar_id == radar]
         period = float(radars.rotation_period_s[radar])
-        period = period if period > 0 else rotation_period_s(mine)
+        period = period if period >= SHORTEST_TURN_S else rotation_period_s(mine)
         if len(mine) and period > 0:
-            tables.append(_one_rotation(_north_times(mine, period), radar, period, sectors))
+            tables.append(_one_rotation(*_turns(mine, period), radar, period, sectors))
     service = Service.concat(tables)
     return service[np.argsort(service.time_s, kind="stable")]
 
 
-def _north_times(plots: Plots, period: float) -> Array:
+def _turns(plots: Plots, period: float) -> tuple[Array, Array]:
+    """When each turn of the antenna starts and ends at north."""
     north = plots.time_s - plots.azimuth_rad / (2 * pi) * period
     scan = np.concatenate([[0], np.cumsum(np.rint(np.diff(north) / period).astype(np.int64))])
     seen, inverse, counts = np.unique(scan, return_inverse=True, return_counts=True)
     mean = np.bincount(inverse, north - north[0]) / counts + north[0]
-    every = np.arange(seen[0], seen[-1] + 1)
-    return np.concatenate([np.interp(every, seen, mean), [mean[-1] + period]])
+    starts, ends = [], []
+    for run in np.split(np.arange(seen.size), np.flatnonzero(np.diff(seen) > MAX_SILENT_TURNS) + 1):
+        every = np.interp(np.arange(seen[run[0]], seen[run[-1]] + 1), seen[run], mean[run])
+        starts.append(every)
+        ends.append(np.append(every[1:], every[-1] + period))
+    return np.concatenate(starts), np.concatenate(ends)
 
 
-def _one_rotation(north: Array, radar: int, period: float, sectors: int) -> Service:
-    turns = len(north) - 1
+def _one_rotation(start: Array, end: Array, radar: int, period: float, sectors: int) -> Service:
+    turns = start.size
     fraction = np.arange(sectors) / sectors
-    crossings = (north[:-1, None] + np.diff(north)[:, None] * fraction).ravel()
+    crossings = (start[:, None] + (end - start)[:, None] * fraction).ravel()
     markers = Service(
-        time_s=north[:-1],
+        time_s=start,
         radar_id=np.full(turns, radar, np.int16),
         message_type=np.full(turns, NORTH_MARKER, np.uint8),
         rotation_period_s=np.full(turns, period),

@@ -19,6 +19,7 @@ from ssrtrack.units import DAY_S
 
 Array = NDArray[Any]
 MAX_RADARS = 2**15  # radar_id is a 16-bit column
+TOO_MANY_RADARS = "too many radars"  # reason of dropped plots
 MAX_HELD = 1 << 20  # rows held back for ordering, at most
 
 
@@ -59,6 +60,7 @@ class PlotStream:
         self.path = path
         self.summary = Summary()
         self.epoch = datetime.combine(on_date, time(), UTC) if on_date else None
+        self.captured_on: date | None = None  # UTC day of the first capture stamp
         self.octets_read = 0  # of the file, for progress
         self._reorder_s = reorder_s
         self._window_bytes = window_bytes
@@ -120,6 +122,8 @@ class PlotStream:
         plots, service = Plots.empty(), Service.empty()
         for columns, source, tod, radar, ok, time_s in zip(pair, sources, times_of_day, ids, good, times, strict=True):
             if columns.category == 48:
+                if crowded := int(((source >= 0) & (radar < 0)).sum()):
+                    self.summary.dropped_plots[TOO_MANY_RADARS] += crowded
                 plots = plots_from(columns, time_s, radar, ok & usable(columns, source, tod, self.summary))
             else:
                 self._learn(columns, source)
@@ -167,10 +171,12 @@ class PlotStream:
         if not stamps.size:
             return DayClock()
         anchor = None
-        if self.epoch is None and not isnan(first) and 0 <= first < 2.5e11:  # what datetime can hold
+        if not isnan(first) and 0 <= first < 2.5e11:  # what datetime can hold
             day = floor(first / DAY_S)
-            self.epoch = datetime.fromtimestamp(day * DAY_S, UTC)
-            anchor = round((first - day * DAY_S) * TICKS_PER_S)
+            midnight = datetime.fromtimestamp(day * DAY_S, UTC)
+            self.captured_on = midnight.date()
+            if self.epoch is None:
+                self.epoch, anchor = midnight, round((first - day * DAY_S) * TICKS_PER_S)
         self._clock = DayClock(anchor)
         return self._clock
 

@@ -32,8 +32,11 @@ def export(log_path: Path, output: Path, *, progress: Callable[[str, int, int], 
 
     Raises:
         LogError: the log cannot be read.
-        AsterixError: the log has no plots, or a value does not fit its item (the column and row are named).
+        AsterixError: the log has no plots or is the output too, or a value does not fit its item (the column and row
+            are named).
     """
+    if output.resolve() == log_path.resolve():
+        raise AsterixError(f"{output} is both input and output; give the ASTERIX file another name")
     plots_written = messages = octets = 0
     with LogReader(log_path) as log:
         if not log.plot_count:

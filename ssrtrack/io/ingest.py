@@ -13,13 +13,15 @@ from ssrtrack.data import Array, Plots, Radar
 from ssrtrack.errors import AsterixError
 from ssrtrack.io.asterix_fast import WINDOW_BYTES
 from ssrtrack.io.asterix_frame import Summary
-from ssrtrack.io.asterix_stream import PlotStream
+from ssrtrack.io.asterix_stream import MAX_RADARS, TOO_MANY_RADARS, PlotStream
 from ssrtrack.io.hdf5 import LogWriter, Provenance
 from ssrtrack.io.sites import with_radar_file, with_site
 
 NO_DATE = datetime(1970, 1, 1, tzinfo=UTC)  # epoch of a log whose day nobody knows
 MAX_LATE_S = 300.0  # a plot older than this against what is already written is dropped and counted
 SHOWN_ERRORS = 10
+SHOWN_RADARS = 10
+MAIN_RADAR_SHARE = 0.99  # of all plots: the radar that --site is meant for, whatever a few corrupt records name
 # Files people give by mistake, by their first octets; a stray CAT048 header can be found in any of them.
 FOREIGN = {
     b"\x89HDF": "an HDF5 file; a log is evaluated as it is",
@@ -33,6 +35,7 @@ class IngestReport:
     """What an ingest read and wrote."""
 
     plots: int = 0
+    plots_of: Counter[int] = field(default_factory=Counter)  # by radar_id
     radars: Radar = field(default_factory=Radar.empty)
     epoch: datetime = NO_DATE
     span_s: tuple[float, float] = (np.inf, -np.inf)
@@ -59,16 +62,18 @@ def ingest(
         files: read together and merged in time; each file in time order to within half a minute.
         output: the log; an earlier file there stays until the new one is whole.
         command, software_version, created: provenance.
-        on_date: UTC day of each raw file's first report; captures bring their own.
-        site: latitude_deg, longitude_deg, height_m of the only radar.
+        on_date: UTC day of each file's first report; captures bring their own, which it overrides with a warning.
+        site: latitude_deg, longitude_deg, height_m of the only radar, or of the one with nearly all plots.
         radar_blocks: what `load_radar_file` read, by SAC/SIC; wins over sites found in CAT034.
         progress: called with (what, octets read, octets in all).
 
     Raises:
-        AsterixError: a file cannot be read, no file holds a plot, or some files are dated and others not.
+        AsterixError: a file cannot be read, is given twice or is the output too, no file holds a plot, or some files
+            are dated and others not.
         ScenarioError: `site` with several radars.
         LogError: the log cannot be written.
     """
+    _refuse_repeats([*files, output])
     for path in files:
         _refuse_foreign(path)
     streams = [_Stream(path, on_date, max(1 << 16, WINDOW_BYTES // len(files))) for path in files]
@@ -76,6 +81,7 @@ def ingest(
         stream.advance()
     report = IngestReport(files=[(s.path, s.recording.summary) for s in streams])
     report.epoch = _common_epoch(streams, report.warnings)
+    report.warnings += [text for s in streams if (text := _other_day(s.recording, on_date))]
     provenance = Provenance(
         command=command,
         epoch=report.epoch,
@@ -91,14 +97,14 @@ def ingest(
             raise AsterixError(_nothing_found(report))
         report.radars = _radars(streams, codes)
         if site is not None:
-            report.radars = with_site(report.radars, site)
+            report.radars = _placed(report, site)
         report.radars = with_radar_file(report.radars, list(radar_blocks))
         log.set_radars(report.radars)
     _warn_of_noise(report)
     unknown = [name.decode("ascii", "replace") for name in report.radars.name[~report.radars.has_site()]]
     if unknown:
         report.warnings.append(
-            f"no site for {', '.join(unknown)}: tracked in the radar's own frame; give --site or --radar to place it"
+            f"no site for {_some(unknown)}: tracked in the radar's own frame; give --site or --radar to place it"
         )
     return report
 
@@ -116,7 +122,46 @@ def format_report(report: IngestReport, output: Path) -> str:
     return "\n".join(lines + [f"  warning: {text}" for text in report.warnings])
 
 
+def _refuse_repeats(paths: Sequence[Path]) -> None:
+    """The last path is the output."""
+    places = [path.resolve() for path in paths]
+    for i, place in enumerate(places):
+        if place in places[i + 1 : -1]:
+            raise AsterixError(f"{paths[i]} is given twice; its plots would count double")
+        if place == places[-1] and i < len(paths) - 1:
+            raise AsterixError(f"{paths[i]} is both input and output; give the log another name")
+
+
+def _placed(report: IngestReport, site: dict[str, float]) -> Radar:
+    """The radars with `site` at the only one; a few corrupt records that name others do not make it ambiguous."""
+    radars = report.radars
+    (main, plots), *others = report.plots_of.most_common()
+    if len(radars) == 1 or plots < MAIN_RADAR_SHARE * report.plots:
+        return with_site(radars, site)
+    placed = with_site(radars[main : main + 1], site)
+    report.warnings.append(
+        f"--site taken for {placed.name[0].decode()} with {plots:,} plots; {len(radars) - 1} other radars with "
+        f"{sum(n for _, n in others):,} plots have none"
+    )
+    return Radar.concat([radars[:main], placed, radars[main + 1 :]])
+
+
+def _other_day(recording: PlotStream, on_date: date | None) -> str:
+    """A warning when a capture is not of the day that was given for it."""
+    captured = recording.captured_on
+    if on_date is None or captured is None or captured == on_date:
+        return ""
+    return f"{recording.path.name} was captured on {captured}, but is dated {on_date} as --date says"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN_RADARS} more" if len(names) > SHOWN_RADARS else ""
+    return ", ".join(names[:SHOWN_RADARS]) + more
+
+
 def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a folder, or a pipe that would be waited for without end
+        raise AsterixError(f"cannot read {path}: it is no ordinary file; give a raw ASTERIX, pcap or pcapng file")
     try:
         with path.open("rb") as file:
             head = file.read(4)
@@ -173,12 +218,15 @@ class _Stream:
         self.done, self.frontier_s = True, np.inf
 
     def take(self, until_s: float, shift_s: float, radar_ids: Array) -> list[Plots]:
-        """What is held up to `until_s` of this recording's own time, moved to the log's time and radars."""
+        """What is held up to `until_s` of this recording's own time, moved to the log's time and radars (-1: none)."""
         ready = [plots[plots.time_s <= until_s] for plots in self.held]
         self.held = [rest for plots in self.held if len(rest := plots[plots.time_s > until_s])]
+        known = [p[radar_ids[p.radar_id] >= 0] for p in ready]
+        if crowded := sum(map(len, ready)) - sum(map(len, known)):
+            self.recording.summary.dropped_plots[TOO_MANY_RADARS] += crowded
         return [
             p.replace(time_s=p.time_s + shift_s, radar_id=radar_ids[p.radar_id].astype(np.int16))
-            for p in ready
+            for p in known
             if len(p)
         ]
 
@@ -198,7 +246,7 @@ def _merged(
         parts = []
         for stream, shift in zip(streams, shifts, strict=True):
             table = stream.recording.radars()
-            ids = [codes.setdefault((int(a), int(b)), len(codes)) for a, b in zip(table.sac, table.sic, strict=True)]
+            ids = [_code((int(a), int(b)), codes) for a, b in zip(table.sac, table.sic, strict=True)]
             parts += stream.take(limit_s - shift, shift, np.array(ids, np.int64))
         if parts:
             plots = Plots.concat(parts)
@@ -210,6 +258,13 @@ def _merged(
             progress("ingesting", min(sum(s.recording.octets_read for s in streams), total), total)
 
 
+def _code(key: tuple[int, int], codes: dict[tuple[int, int], int]) -> int:
+    """The log's radar_id for a SAC/SIC: the next free one for a new radar, -1 when none is free."""
+    if key not in codes and len(codes) < MAX_RADARS:
+        codes[key] = len(codes)
+    return codes.get(key, -1)
+
+
 def _not_too_late(plots: Plots, report: IngestReport) -> Plots:
     """Plots that still fit the log's order; counts what is kept and what is not."""
     keep = plots.time_s >= report.span_s[1] - MAX_LATE_S
@@ -217,6 +272,9 @@ def _not_too_late(plots: Plots, report: IngestReport) -> Plots:
     plots = plots[keep]
     if len(plots):
         report.plots += len(plots)
+        report.plots_of.update(
+            dict(zip(*(a.tolist() for a in np.unique(plots.radar_id, return_counts=True)), strict=True))
+        )
         first, last = float(plots.time_s.min()), float(plots.time_s.max())
         report.span_s = (min(report.span_s[0], first), max(report.span_s[1], last))
     return plots
@@ -239,7 +297,9 @@ def _radars(streams: list[_Stream], codes: dict[tuple[int, int], int]) -> Radar:
     for stream in streams:
         table = stream.recording.radars()
         for i in range(len(table)):
-            row, code = table[i : i + 1], codes[int(table.sac[i]), int(table.sic[i])]
+            row, code = table[i : i + 1], codes.get((int(table.sac[i]), int(table.sic[i])), -1)
+            if code < 0:
+                continue
             known = rows.setdefault(code, row)
             rows[code] = row if row.has_site()[0] and not known.has_site()[0] else known
     return Radar.concat([rows[code] for code in sorted(rows)])
