@@ -17,15 +17,17 @@ from ssrtrack.tracking.flights import (
     JUMP,
     NO_ADDRESS,
     NO_TRUTH_ID,
-    OUT_OF_RANGE,
     REPEATED_TIME,
     SHORT_FLIGHT,
     STATIONARY,
     TEST_TARGET,
+    UNDETECTED,
     Cutting,
     FlightBatch,
     flights,
+    out_of_range,
 )
+from ssrtrack.units import NM_M
 from tests.scoring_fixture import chunked
 
 ANY = Cutting(min_plots=1)
@@ -95,6 +97,8 @@ def one_flight(**more: Any) -> Plots:
 
 
 FLAGS = np.zeros(12, int)
+NEAR = Cutting(min_plots=1, min_range_m=2.0 * NM_M)
+TYPES = [5, 0, 2, 0, *[5] * 8]
 FLAGS[[2, 5, 7]] = [PlotFlag.SIMULATED, PlotFlag.TEST | PlotFlag.SPI, PlotFlag.FIXED_TRANSPONDER]
 
 
@@ -104,12 +108,26 @@ FLAGS[[2, 5, 7]] = [PlotFlag.SIMULATED, PlotFlag.TEST | PlotFlag.SPI, PlotFlag.F
         (one_flight(address=[0, -1, *[5] * 10]), "address", ANY, {NO_ADDRESS: 2}),
         (one_flight(truth_id=[-1, -2, -1, *[0] * 9]), "truth", ANY, {NO_TRUTH_ID: 3}),
         (one_flight(flags=FLAGS), "address", ANY, {TEST_TARGET: 3}),
-        (one_flight(range_m=[0.0, 1e6, *[5e4] * 10]), "address", ANY, {OUT_OF_RANGE: 2}),
+        (one_flight(range_m=[0.0, 1e6, *[5e4] * 10]), "address", ANY, dict.fromkeys(out_of_range(ANY), 1)),
+        (one_flight(range_m=[3704.0, *[5e4] * 11]), "address", NEAR, {"at most 2 NM from the radar": 1}),
+        (one_flight(plot_type=TYPES), "address", replace(ANY, detected=True), {UNDETECTED: 2}),
+        (one_flight(plot_type=TYPES), "address", ANY, {}),
         (one_flight(), "address", Cutting(min_plots=13), {SHORT_FLIGHT: 12}),
         (one_flight(time_s=[0, 0, 4, 4, 4, 8, 12, 16, 20, 24, 28, 32]), "address", ANY, {REPEATED_TIME: 3}),
         (one_flight(), "address", replace(ANY, implausible=True), {STATIONARY: 12}),
     ],
-    ids=["address", "truth id", "test", "range", "short", "repeated", "stationary"],
+    ids=[
+        "address",
+        "truth id",
+        "test",
+        "range",
+        "near",
+        "type 0",
+        "type not stated",
+        "short",
+        "repeated",
+        "stationary",
+    ],
 )
 def test_what_is_left_out_is_counted_by_reason(
     plots: Plots, identity: str, rule: Cutting, expected: dict[str, int]

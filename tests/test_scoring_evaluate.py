@@ -224,6 +224,18 @@ def test_a_tracker_is_called_by_its_text_and_what_that_sets_wins(log: Path) -> N
         assert replace(a.scores, seconds=0.0) == replace(b.scores, seconds=0.0)
 
 
+def test_extrapolations_of_the_radar_are_left_out_where_types_are_stated(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    plots = plots_table(paths(6, 40, rng)[0], rng).replace(truth_id=np.full(240, -2))
+    kinds = np.where(np.arange(240) % 10 == 0, 0, 5)
+    for name, types, used in (("a.h5", kinds, 216), ("b.h5", 0 * kinds, 240)):
+        path = write_log(tmp_path / name, plots.replace(plot_type=types))
+        result = evaluate([path], ["kf"], bootstrap=0, smoothed_reference=False)
+        assert result.plots_used == used
+        assert any("24 plots left out: no detection" in note for note in result.notes) == (used < 240)
+        assert any("up to 2 NM from the radar are left out: where it stands at an airport" in n for n in result.notes)
+
+
 def test_radars_without_sites_are_tracked_apart(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     plots = plots_table(paths(10, 40, rng)[0], rng)
@@ -320,7 +332,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"identity": "colour"}, "identity is 'colour'"),
     ({"warmup_plots": 0}, "warmup_plots is 0"),
     ({"warmup_plots": 500}, "no flight is long enough"),
-    ({"min_range_m": 400e3}, "range outside limits"),
+    ({"min_range_m": 400e3}, r"at most 215\.\d+ NM from the radar"),
 ]
 
 

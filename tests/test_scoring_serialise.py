@@ -83,7 +83,7 @@ def test_documented_numbers_are_the_codes() -> None:
     stated = {
         "more\nthan 60 s starts": rule.gap_s == 60.0,
         "20,000 plots": rule.max_plots == 20_000,
-        "than 2 NM": evaluate.MIN_RANGE_M == 2 * NM_M,
+        "up to 2 NM": evaluate.MIN_RANGE_M == 2 * NM_M,
         "600 m/s and 1 km + 0.6°": (flights.MAX_SPEED_MPS, flights.JUMP_MARGIN_M) == (600.0, 1000.0),
         "no longer than 3.3\nrotations": evaluate.LONG_GAP == 3.3,
         "across more than 15 s": truth.MAX_SPACING_S == 15.0,

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ssrtrack.scoring.examples import Gallery, kept
 from ssrtrack.scoring.output import TracksInOrder, TracksWriter, tracks_of
 from ssrtrack.scoring.result import EvaluationResult, RadarNoise
 from ssrtrack.scoring.scene import Setting, add_scores, make_scene
-from ssrtrack.scoring.sigma import Sigmas, choose_sigmas
+from ssrtrack.scoring.sigma import Sigmas, choose_sigmas, tells_types_apart
 from ssrtrack.scoring.summary import tracker_results
 from ssrtrack.scoring.tally import Tally
 from ssrtrack.tracking.flights import COLUMNS, IDENTITIES, Cutting, FlightBatch, flights
@@ -33,7 +33,8 @@ Trackers = Sequence[str] | Mapping[str, Estimator]
 # What is random in a reported altitude from plot to plot is its rounding: 100 ft / sqrt(12).
 SIGMA_HEIGHT_M = 100.0 * FT_M / 12.0**0.5
 MIN_SCORED = 2  # a flight needs this many plots after the warm-up
-# Nearer than this a recording has the aircraft on the ground of the radar's own airport.
+# Nearer than this a recording shows the ground of the radar's own airport: on the real Barcelona hour 99.8 %
+# of plots up to 2 NM have no altitude or one under 500 ft, from 2 to 3 NM 5 %.
 MIN_RANGE_M = 2.0 * NM_M
 SMOOTHER = "imm"  # the reference trajectory without truth
 LONG_GAP = 3.3  # rotations; EUROCONTROL-SPEC-147 calls more than 3 intervals plus 10 % a long gap
@@ -206,11 +207,11 @@ def _one_log(
     tracks_writer: TracksWriter | None,
 ) -> None:
     per_radar = len(reader.radars) > 1 and not bool(reader.radars.has_site().all())
-    sigmas = choose_sigmas(reader, options.identity, options.cutting, options.sigma_range_m, options.sigma_azimuth_rad)
+    cutting = replace(options.cutting, per_radar=per_radar, detected=tells_types_apart(reader))
+    sigmas = choose_sigmas(reader, options.identity, cutting, options.sigma_range_m, options.sigma_azimuth_rad)
     setting = _setting(reader, options, sigmas, per_radar)
     estimators = _estimators(options.trackers, sigmas.tail | {"gate": options.gate})
     window = _truth_window(reader, setting, chunk_rows) if options.has_truth else None
-    cutting = Cutting(**(vars(options.cutting) | {"per_radar": per_radar}))
     seen = np.zeros(len(reader.radars), np.int64)
     chunks = _counted(reader.plots(chunk_rows, COLUMNS), seen, offset_s, gathered)
     writer = TracksInOrder(tracks_writer) if tracks_writer is not None else None
@@ -317,6 +318,11 @@ def _notes(reader: LogReader, options: _Options, sigmas: Sigmas, per_radar: bool
         )
     if options.identity == "address":
         notes.append("Plots are grouped by 24-bit address; plots without one are left out.")
+    if options.cutting.min_range_m > 0.0 and not options.has_truth:
+        notes.append(
+            f"Plots up to {options.cutting.min_range_m / NM_M:g} NM from the radar are left out: where it stands at an "
+            "airport they are mostly traffic on the ground."
+        )
     if not options.has_truth:
         notes.append(
             "There is no truth: errors are distances to the next plot, which holds that plot's own noise, and to an "

@@ -77,6 +77,12 @@ def choose_sigmas(
     return Sigmas(range_m, azimuth, tuple(measured), _notes(used, unstated, given_range_m, tail), tail)
 
 
+def tells_types_apart(reader: LogReader) -> bool:
+    """Whether plot type 0 means "no detection" here; where every plot has it, types were not stated."""
+    first = next(reader.plots(SAMPLE, ("plot_type",)), None)
+    return first is not None and bool((first.plot_type > 0).any())
+
+
 def _tail(measured: list[MeasuredNoise]) -> dict[str, float]:
     worst = max(measured, key=lambda m: m.tail_share, default=None)
     if worst is None or worst.tail_share < MIN_TAIL_SHARE:

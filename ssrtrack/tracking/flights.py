@@ -28,6 +28,7 @@ COLUMNS = (
     "mode3a",
     "pressure_altitude_m",
     "address",
+    "plot_type",
     "flags",
     "sigma_range_m",
     "sigma_azimuth_rad",
@@ -36,17 +37,25 @@ COLUMNS = (
     "ground_speed_mps",
 )
 NOT_AIRCRAFT = PlotFlag.SIMULATED | PlotFlag.TEST | PlotFlag.FIXED_TRANSPONDER
+NOT_DETECTED = 0  # I048/020 TYP: the position is the radar's own extrapolation
 MAX_RANGE_M = 512.0 * NM_M
 
 # Why plots are left out; the order is the order in which they are counted.
 NO_ADDRESS = "no 24-bit address"
 NO_TRUTH_ID = "false plot or no true aircraft"
 TEST_TARGET = "simulated, test or fixed transponder"
-OUT_OF_RANGE = "range outside limits"
+UNDETECTED = "no detection (CAT048 type 0: the radar's own extrapolation)"
 REPEATED_TIME = "second plot of a flight at one time"
 JUMP = "far off its neighbours (reflection, wrong address)"
 STATIONARY = "target that does not move"
 SHORT_FLIGHT = "flight too short"
+
+
+def out_of_range(rule: "Cutting") -> tuple[str, str]:
+    """The reasons for which plots too near and too far are left out."""
+    near = f"at most {rule.min_range_m / NM_M:g} NM from the radar"
+    return near, f"over {rule.max_range_m / NM_M:g} NM from the radar"
+
 
 # A single plot further off both its neighbours than an aircraft can fly, while these agree with each other. The margin
 # holds 5 sigma of the poorest radars' noise: 1 km + range x 0.6 deg.
@@ -98,6 +107,7 @@ class Cutting:
     max_range_m: float = MAX_RANGE_M
     per_radar: bool = False  # flights never join radars (their relative position is not known)
     implausible: bool = False  # leave out jumps and targets that do not move (recordings)
+    detected: bool = False  # leave out plot type 0, for logs that tell types apart (there 0 is "no detection")
 
 
 @dataclass(frozen=True)
@@ -156,13 +166,15 @@ def flights(plot_chunks: Iterable[Plots], *, identity: str, cutting: Cutting | N
 
 def _selected(chunk: Plots, identity: str, rule: Cutting, excluded: Counter[str]) -> dict[str, Array]:
     """The columns of plots that can belong to a flight; the others are counted."""
-    outside = ~((chunk.range_m > rule.min_range_m) & (chunk.range_m <= rule.max_range_m))
+    near, far = out_of_range(rule)
     reasons = {
         TEST_TARGET: (chunk.flags & int(NOT_AIRCRAFT)) != 0,
+        UNDETECTED: (chunk.plot_type == NOT_DETECTED) & rule.detected,
         NO_ADDRESS if identity == "address" else NO_TRUTH_ID: (
             chunk.address <= 0 if identity == "address" else chunk.truth_id < 0
         ),
-        OUT_OF_RANGE: outside,
+        near: ~(chunk.range_m > rule.min_range_m),
+        far: ~(chunk.range_m <= rule.max_range_m),
     }
     keep = np.ones(len(chunk), bool)
     for reason, bad in reasons.items():
