@@ -1,6 +1,8 @@
 """The summary of a log, against logs whose contents are known exactly."""
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -223,3 +225,21 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.h5").write_bytes(b"x" * 100)
     with pytest.raises(LogError, match="not an HDF5 file"):
         summarise(tmp_path / "log.h5")
+
+
+def test_thousands_of_radars_do_not_fill_the_memory() -> None:
+    """Noise read as ASTERIX can name every SAC/SIC."""
+    code = """
+import resource, numpy as np
+from ssrtrack.data import Plots
+from ssrtrack.io.info_tally import Tally
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tally = Tally(32768)
+for start in (0.0, 4.0):
+    tally.add(Plots(time_s=start + np.arange(9) / 9, radar_id=np.arange(9), range_m=np.ones(9), azimuth_rad=np.zeros(9),
+                    address=np.arange(9)))
+assert tally.revisits.sum() == 9
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    grown_kib = int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+    assert grown_kib < 200_000

@@ -101,10 +101,10 @@ class Tally:
 
     def _add_turns(self, radar: Array, turn_s: Array) -> None:
         fits = (turn_s >= SHORTEST_ROTATION_S) & (turn_s < LONGEST_ROTATION_S)
-        cell = radar[fits] * ROTATION_BINS + (turn_s[fits] / ROTATION_BIN_S).astype(np.int64)
-        shape = self.revisits.shape
-        self.revisits += np.bincount(cell, minlength=self.revisits.size).reshape(shape)
-        self.revisit_sums_s += np.bincount(cell, turn_s[fits], minlength=self.revisits.size).reshape(shape)
+        cell = radar[fits], (turn_s[fits] / ROTATION_BIN_S).astype(np.int64)
+        # Only these cells are touched: the pages of the thousands of radars that noise can name stay unallocated.
+        np.add.at(self.revisits, cell, 1.0)
+        np.add.at(self.revisit_sums_s, cell, turn_s[fits])
 
 
 def _any_known(columns: list[Array]) -> Array:
