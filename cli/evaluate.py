@@ -7,37 +7,52 @@ import typer
 
 
 def evaluate(
-    logs: Annotated[list[Path], typer.Argument(help="HDF5 logs.", show_default=False)],
+    logs: Annotated[list[Path], typer.Argument(metavar="LOG", help="HDF5 logs.", show_default=False)],
     tracker: Annotated[
-        list[str], typer.Option("-t", "--tracker", help="Estimator by name; repeat. The first is the reference.")
+        list[str],
+        typer.Option(
+            "-t",
+            "--tracker",
+            metavar="NAME",
+            help="Estimator, NAME or NAME:key=value,... such as imm:gate=0.9999; repeat. The first is the reference.",
+        ),
     ] = ["kf", "ekf", "imm"],  # noqa: B006 (typer reads the default, nobody changes it)
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")] = Path("report"),
     identity: Annotated[str, typer.Option(help="Plots to flights by: truth, address, or auto.")] = "auto",
     warmup: Annotated[int, typer.Option(help="Plots at each flight's start that are not scored.", min=1)] = 8,
-    sigma_range: Annotated[float | None, typer.Option(help="Range sigma [m] for plots that state none.")] = None,
-    sigma_azimuth: Annotated[float | None, typer.Option(help="Azimuth sigma [deg] for plots that state none.")] = None,
+    sigma_range: Annotated[float | None, typer.Option(help="Range sigma in m, for plots that state none.")] = None,
+    sigma_azimuth: Annotated[
+        float | None, typer.Option(help="Azimuth sigma in degrees, for plots that state none.")
+    ] = None,
+    gap: Annotated[float, typer.Option(help="Silence in s after which a new flight begins.", min=1.0)] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.", min=0)] = 1,
     save_tracks: Annotated[bool, typer.Option("--save-tracks", help="Also write tracks.h5 into the folder.")] = False,
 ) -> None:
     """Track with the chosen estimators, score accuracy and calibration, write report.html and scores.json."""
     import sys
     from contextlib import ExitStack
-    from math import radians
+    from math import inf, radians
 
     from rich.console import Console
 
     from ssrtrack import __version__
-    from ssrtrack.cli.common import command_line, now_utc, progress_bar
-    from ssrtrack.report.html import make_report
-    from ssrtrack.report.table import format_table
-    from ssrtrack.scoring.evaluate import evaluate as score
+    from ssrtrack.cli.common import check_folder, command_line, now_utc, progress_bar
 
     if save_tracks and len(logs) > 1:
         raise typer.BadParameter("--save-tracks takes one log: track numbers of several would clash")
+    for name, sigma in (("--sigma-range", sigma_range), ("--sigma-azimuth", sigma_azimuth)):
+        if sigma is not None and not 0.0 < sigma < inf:
+            raise typer.BadParameter(f"{name} is {sigma:g}, expected a number above 0")
     if output.exists() and not output.is_dir():
-        raise typer.BadParameter(f"{output} is a file, expected a folder for the report")  # before the work, not after
+        raise typer.BadParameter(f"{output} is a file, expected a folder for the report")
+    check_folder(output)
     with ExitStack() as stack:
         progress = stack.enter_context(progress_bar())
+        progress("starting", 0, 1)
+        from ssrtrack.report.html import make_report
+        from ssrtrack.report.table import format_table
+        from ssrtrack.scoring.evaluate import evaluate as score
+
         save = None
         if save_tracks:
             from ssrtrack.tracking.tracks_log import tracks_log
@@ -58,18 +73,20 @@ def evaluate(
             warmup_plots=warmup,
             sigma_range_m=sigma_range,
             sigma_azimuth_rad=None if sigma_azimuth is None else radians(sigma_azimuth),
+            gap_s=gap,
             seed=seed,
             progress=progress,
             tracks_writer=save,
         )
-    page = make_report(
-        result,
-        output,
-        title=", ".join(path.stem for path in logs),
-        command=command_line(),
-        software_version=__version__,
-        created=now_utc(),
-    )
+        page = make_report(
+            result,
+            output,
+            title=", ".join(path.stem for path in logs),
+            command=command_line(),
+            software_version=__version__,
+            created=now_utc(),
+            progress=progress,
+        )
     # A pipe or file has no width of its own; the table needs 100 columns.
     Console(width=None if sys.stdout.isatty() else 100).print(format_table(result))
     print(f"Report: {page}")

@@ -7,7 +7,7 @@ import typer
 
 
 def export(
-    log: Annotated[Path, typer.Argument(help="HDF5 log.", show_default=False)],
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="HDF5 log.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="ASTERIX file to write.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
@@ -16,6 +16,7 @@ def export(
     from ssrtrack.io.export import export as write
 
     with progress_bar() as progress:
+        progress("exporting", 0, 1)
         report = write(log, new_output(output, force), progress=progress)
     print(
         f"{report.plots:,} plots and {report.service_messages:,} service messages written to {output} "

@@ -8,7 +8,9 @@ import typer
 
 
 def ingest(
-    files: Annotated[list[Path], typer.Argument(help="Raw ASTERIX, pcap or pcapng files.", show_default=False)],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE", help="Raw ASTERIX, pcap or pcapng files.", show_default=False)
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Log to write (HDF5).", show_default=False)],
     date: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="UTC day of the first report; captures know theirs.")
@@ -27,6 +29,7 @@ def ingest(
     known_site = parse_site(site) if site else None
     blocks = load_radar_file(radar) if radar else []
     with progress_bar() as progress:
+        progress("ingesting", 0, 1)
         report = read(
             files,
             new_output(output, force),

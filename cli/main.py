@@ -1,5 +1,7 @@
 """The `ssrtrack` command. Heavy modules load inside each command, so that `--help` answers at once."""
 
+import codecs
+import io
 import sys
 import traceback
 from typing import Annotated
@@ -50,8 +52,11 @@ def main() -> None:
     """Run the command line: exit code 0 done, 1 failed, 2 wrong usage, 130 stopped; an error is one readable line."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    _print_anywhere()
     try:
         status = app([a for a in arguments if a != "--debug"], prog_name="ssrtrack", standalone_mode=False)
+        if status == 130:  # the parser turns an interrupt into this
+            _fail("stopped", debug, 130)
         raise SystemExit(status if isinstance(status, int) else 0)
     except SsrtrackError as error:
         _fail(f"error: {error}", debug)
@@ -70,6 +75,24 @@ def main() -> None:
         if type(error).__name__ == "Abort":
             _fail("stopped", debug, 130)
         _fail(f"internal error: {type(error).__name__}: {error} (run again with --debug and report it)", debug)
+
+
+# What stands for signs that a terminal or file in ASCII or Latin-1 does not know.
+_PLAIN = {"±": "+-", "°": "deg", "σ": "sigma", "²": "2", "–": "-", "−": "-", "…": "...", "\u202f": " ", "\u00a0": " "}
+
+
+def _print_anywhere() -> None:
+    codecs.register_error("ssrtrack", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="ssrtrack")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    unknown = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(sign, "?") for sign in unknown), error.end
 
 
 def _fail(message: str, debug: bool, status: int = 1) -> None:

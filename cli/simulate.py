@@ -7,7 +7,9 @@ import typer
 
 
 def simulate(
-    scenario: Annotated[str, typer.Argument(help="Built-in scenario's name or a TOML file.", show_default=False)] = "",
+    scenario: Annotated[
+        str, typer.Argument(metavar="SCENARIO", help="Built-in scenario's name or a TOML file.", show_default=False)
+    ] = "",
     output: Annotated[Path, typer.Option("-o", "--output", help="Log to write (HDF5).")] = Path("simulated.h5"),
     seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 1,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing log.")] = False,
@@ -44,6 +46,7 @@ def simulate(
         progress_bar() as progress,
         LogWriter(new_output(output, force), provenance, radars(plan)) as log,
     ):
+        progress("simulating", 0, 1)
         for plots, truth in run(plan, seed):
             log.append_plots(plots)
             log.append_truth(truth)

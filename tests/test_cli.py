@@ -44,11 +44,13 @@ def test_help_of_every_command(command: str) -> None:
 
 
 def test_simulated_log_to_report(folder: Path) -> None:
-    done = ssrtrack("evaluate", "demo.h5", "-t", "kf", "-t", "alpha-beta", "-o", "report", "--save-tracks", cwd=folder)
+    trackers = "kf", "alpha-beta:q_m2s3=20,gate=0.9999"
+    options = [option for name in trackers for option in ("-t", name)]
+    done = ssrtrack("evaluate", "demo.h5", *options, "--gap", 45, "-o", "report", "--save-tracks", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # no progress bars where there is no terminal
     scores = json.loads((folder / "report" / "scores.json").read_text())
-    for name in ("kf", "alpha-beta"):
+    for name in trackers:
         tracker = scores["trackers"][name]
         assert set(tracker) >= STABLE_KEYS
         assert set(tracker) >= set(Scores.units())
@@ -56,7 +58,7 @@ def test_simulated_log_to_report(folder: Path) -> None:
         assert tracker["updates"] > 5000
     assert "<html" in (folder / "report" / "report.html").read_text()
     about = json.loads(ssrtrack("info", "report/tracks.h5", "--json", cwd=folder).stdout)
-    assert {t["name"] for t in about["tracks"]} == {"kf", "alpha-beta"}
+    assert {t["name"] for t in about["tracks"]} == set(trackers)
 
 
 def test_export_and_ingest_give_back_the_plots(folder: Path) -> None:
@@ -81,7 +83,7 @@ def test_list_of_scenarios() -> None:
 WRONG = {
     "no such command": (["evalute"], 2, "evalute"),
     "no such option": (["info", "demo.h5", "--jsn"], 2, "--jsn"),
-    "no log given": (["info"], 2, "log"),
+    "no log given": (["info"], 2, "LOG"),
     "no such log": (["info", "nothing.h5"], 1, "nothing.h5"),
     "not a log": (["info", "demo.ast"], 1, "demo.ast"),
     "a folder": (["info", "."], 1, "folder"),
@@ -91,6 +93,7 @@ WRONG = {
     "output exists": (["simulate", "demo", "-o", "demo.h5"], 1, "--force"),
     "folder missing": (["simulate", "demo", "-o", "no/x.h5"], 1, "no"),
     "unknown tracker": (["evaluate", "demo.h5", "-t", "imn", "-o", "r"], 1, "imm"),
+    "unknown parameter": (["evaluate", "demo.h5", "-t", "imm:q=1", "-o", "r"], 1, "q_m2s3"),
     "unknown identity": (["evaluate", "demo.h5", "--identity", "x", "-t", "kf", "-o", "r"], 1, "address"),
     "report is a file": (["evaluate", "demo.h5", "-t", "kf", "-o", "demo.h5"], 2, "demo.h5"),
     "two logs, one tracks file": (["evaluate", "demo.h5", "demo.h5", "-t", "kf", "--save-tracks"], 2, "one log"),

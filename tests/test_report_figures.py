@@ -35,9 +35,9 @@ def test_focus_finds_the_turn_with_the_largest_errors() -> None:
 
 def test_focus_without_turns_is_where_errors_are_largest_after_the_warm_up() -> None:
     error = np.full(200, 10.0)
-    error[:8], error[100:110] = 9000.0, 80.0
+    error[:8], error[100:108] = 9000.0, 80.0
     part = prepare.focus(_example(np.zeros(200, dtype=bool), error), warmup=8)
-    assert part.start <= 100 and part.stop >= 110
+    assert part.start <= 100 and part.stop >= 108
 
 
 def test_focus_without_truth_finds_the_bend_of_the_smoothed_path() -> None:
@@ -45,6 +45,17 @@ def test_focus_without_truth_finds_the_bend_of_the_smoothed_path() -> None:
     smoothed = np.cumsum(800.0 * np.stack((np.sin(course), np.cos(course)), axis=1), axis=0)
     part = prepare.focus(_example(None, np.full(200, 10.0), smoothed), warmup=8)
     assert part.start >= 78 and part.stop <= 97
+
+
+def test_turns_without_truth_are_lasting_changes_of_the_smoothed_course() -> None:
+    course = np.concatenate((np.zeros(80), np.linspace(0, np.pi, 15), np.full(105, np.pi)))
+    smoothed = np.cumsum(800.0 * np.stack((np.sin(course), np.cos(course)), axis=1), axis=0)
+    smoothed[150, 0] += 5.0  # less than a turn, and of one scan
+    flags = prepare.turning(_example(None, np.full(200, 10.0), smoothed))
+    assert flags is not None and flags[81:93].all() and not flags[:78].any() and not flags[97:].any()
+    phase = np.arange(200) % 3 == 0
+    assert np.array_equal(prepare.turning(_example(phase, np.full(200, 10.0), smoothed)), phase)
+    assert prepare.turning(_example(None, np.full(200, 10.0))) is None
 
 
 @pytest.mark.parametrize("scans", [1, 2, 5, 12, 13])

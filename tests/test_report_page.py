@@ -150,7 +150,7 @@ def test_hostile_texts_are_printed_not_run() -> None:
 @pytest.fixture
 def plain_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests about files alone: a page without sections, for figures take their time."""
-    monkeypatch.setattr("ssrtrack.report.html.sections", lambda result: [])
+    monkeypatch.setattr("ssrtrack.report.html.sections", lambda result, progress: [])
 
 
 @pytest.mark.usefixtures("plain_page")

@@ -373,7 +373,12 @@ def test_identity_by_address_still_uses_the_truth(log: Path) -> None:
 def test_progress_reaches_the_end(log: Path) -> None:
     calls: list[tuple[str, int, int]] = []
     evaluate([log], ["alpha-beta"], bootstrap=0, chunk_rows=100, progress=lambda *call: calls.append(call))
-    assert calls[-1] == ("evaluate truth.h5", 480, 480)
+    known = [(done, total) for _, done, total in calls if done]
+    assert known == sorted(known) and known[-1] == (2 * 480, 2 * 480)  # two stages: the truth, one tracker
+    named = [what for what, _, _ in calls]
+    for stage in ("measuring noise", "comparing with truth", "alpha-beta"):
+        assert f"truth.h5: {stage}" in named
+    assert calls[-1] == ("intervals", 0, 1)
     assert [done for _, done, _ in calls] == sorted(done for _, done, _ in calls)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -72,6 +73,7 @@ def overview(result: EvaluationResult, prefix: str) -> str:
             axes.plot(ring * np.sin(angle), ring * np.cos(angle), color=GRID, linewidth=0.8, zorder=1)
             name = axes.text(0, ring, f"{ring:g} NM", color=MUTED, size=7.5, ha="center", va="center", zorder=4)
             name.set_clip_on(True)
+            name.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground=PAPER)])  # legible over tracks
         dense = sum(map(len, others)) > DENSE
         axes.add_collection(LineCollection(others, colors=PLOT, linewidths=0.7, alpha=0.75, zorder=2, rasterized=dense))
         for i, (example, xy) in enumerate(zip(result.examples, chosen, strict=True), start=1):
@@ -130,7 +132,8 @@ def closeups(result: EvaluationResult, prefix: str) -> str | None:
 def _closeup(axes: Axes, example: FlightExample, part: slice, shown: dict[str, Look]) -> None:
     plots = np.asarray(example.plots_m, dtype=float)[part] / NM_M
     path = _path(example)[part] / NM_M
-    axes.plot(*plots.T, linestyle="none", marker="o", markersize=3.2, color=PLOT, markeredgewidth=0, zorder=2)
+    axes.plot(*plots.T, linestyle="none", marker="o", markersize=4.0, color=PAPER, markeredgecolor=INK,
+              markeredgewidth=0.8, zorder=5)  # fmt: skip
     if example.truth_m is not None or example.smoothed_m is not None:
         axes.plot(*path.T, color=INK, linewidth=2.6, alpha=0.35, zorder=3)
     for name, look in shown.items():
@@ -224,8 +227,9 @@ def _error_strip(axes: Axes, example: FlightExample, name: str, minutes: Any, lo
     error = np.asarray(example.error_m[name], dtype=float)
     sigma = np.asarray(example.sigma_m[name], dtype=float)
     dense = len(minutes) > DENSE
-    if example.turning is not None:
-        for first, last in _runs(np.asarray(example.turning, dtype=bool)):
+    turning = prepare.turning(example)
+    if turning is not None:
+        for first, last in _runs(turning):
             axes.axvspan(minutes[first], minutes[last], color=SHADE, linewidth=0, zorder=0)
     if 0 < warmup < len(minutes):
         axes.axvline(minutes[warmup], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -298,6 +302,7 @@ def consistency(result: EvaluationResult, prefix: str) -> str | None:
             _bounded_series(axes, [(look, one) for look, one in series if one is not None])
             axes.set_title(title)
             axes.set_xlabel("minutes since the flight's first plot")
+            axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
 
     return _draw(3.4, prefix, "Mean NEES and NIS over time with their 95 % chi-square bounds", paint)
 

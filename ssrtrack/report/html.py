@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ssrtrack.errors import ScoringError
 from ssrtrack.report import words
-from ssrtrack.report.sections import facts, sections
+from ssrtrack.report.sections import Progress, facts, sections
 from ssrtrack.report.style import CSS
 from ssrtrack.scoring.result import EvaluationResult
 from ssrtrack.scoring.serialise import scores_json
@@ -18,18 +18,27 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def make_report(
-    result: EvaluationResult, directory: Path, *, title: str, command: str, software_version: str, created: str
+    result: EvaluationResult,
+    directory: Path,
+    *,
+    title: str,
+    command: str,
+    software_version: str,
+    created: str,
+    progress: Progress | None = None,
 ) -> Path:
     """Write `report.html` and `scores.json` into `directory`, making it if need be; return the page's path.
 
     Both files are replaced in one step each, so that a reader sees the old or the new one, never a part. `created` is
-    printed as given: the library reads no clock.
+    printed as given: the library reads no clock. `progress` is called with (what, done, total).
 
     Raises ScoringError when the result has no tracker, or the directory cannot be made or written.
     """
     if not result.trackers:
         raise ScoringError("the result holds no tracker, expected at least one: name one, for example -t imm")
-    page = html_page(result, title=title, command=command, software_version=software_version, created=created)
+    page = html_page(
+        result, title=title, command=command, software_version=software_version, created=created, progress=progress
+    )
     scores = json.dumps(scores_json(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     directory = Path(directory)
     try:
@@ -44,9 +53,17 @@ def make_report(
     return directory / "report.html"
 
 
-def html_page(result: EvaluationResult, *, title: str, command: str, software_version: str, created: str) -> str:
+def html_page(
+    result: EvaluationResult,
+    *,
+    title: str,
+    command: str,
+    software_version: str,
+    created: str,
+    progress: Progress | None = None,
+) -> str:
     """The whole page as text."""
-    parts = sections(result)
+    parts = sections(result, progress)
     contents = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in parts)
     body = "".join(f'<section id="{name}"><h2>{escape(heading)}</h2>{text}</section>' for name, heading, text in parts)
     remarks = "".join(f"<p>{_prose(text)}</p>" for text in (words.calibration(result), words.outliers(result)) if text)

@@ -10,7 +10,7 @@ INK, MUTED, GRID, SHADE, PAPER, PLOT = "#1b1f24", "#59636e", "#dfe3e8", "#f8efd8
 # Okabe and Ito (2008): told apart with any colour vision. Black is kept for the truth, yellow vanishes on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "D", "^", "v", "P")
-DASHES: tuple[tuple[float, ...], ...] = ((), (4.0, 1.6), (1.2, 1.2), (5.0, 1.5, 1.2, 1.5))
+DASHES: tuple[tuple[float, ...], ...] = ((), (4.0, 1.6), (1.5, 1.5), (5.0, 1.5, 1.2, 1.5))
 VARIABLES = {
     INK: "--ink", MUTED: "--muted", GRID: "--grid", SHADE: "--shade", PAPER: "--paper", PLOT: "--plot",
     **{colour: f"--tracker-{i}" for i, colour in enumerate(COLOURS)},
@@ -40,7 +40,8 @@ MARKER_PATHS = {
 class Look:
     """How one tracker is drawn in every figure; `dash` is () for a solid line, else lengths of dash and gap.
 
-    Later trackers are drawn over earlier ones with a thinner line, so that lines that coincide all show.
+    Later trackers are drawn over earlier ones with a thinner and more broken line, so that lines that coincide all
+    show: a KF and an EKF differ by metres.
     """
 
     colour: str
@@ -50,12 +51,12 @@ class Look:
 
 
 def looks(names: Sequence[str]) -> dict[str, Look]:
-    """A look for each tracker in order; after six, colours come again with another marker and dash."""
+    """A look for each tracker in order; after six, colours come again with another marker."""
     found = {}
     for i, name in enumerate(names):
         turn, kind = divmod(i, len(COLOURS))
         found[name] = Look(
-            COLOURS[kind], MARKERS[(kind + turn) % len(MARKERS)], DASHES[turn % len(DASHES)], max(2.7 - 0.45 * i, 1.0)
+            COLOURS[kind], MARKERS[(kind + turn) % len(MARKERS)], DASHES[i % len(DASHES)], max(2.7 - 0.45 * i, 1.0)
         )
     return found
 

@@ -9,7 +9,10 @@ from ssrtrack.scoring.result import EvaluationResult, FlightExample, Histogram
 from ssrtrack.units import NM_M
 
 Array = NDArray[np.float64]
-FOCUS_SCANS = 12
+FOCUS_SCANS = 9
+# Without truth an aircraft turns where its smoothed course changes faster than this: a third of a rate-one turn, three
+# times what the noise of a good radar makes of a straight path.
+TURN_RADPS = np.deg2rad(1.0)
 
 
 def ring_step_nm(reach_nm: float) -> float:
@@ -26,6 +29,21 @@ def reach_nm(tracks_m: list[Array]) -> float:
 def _rolling_mean(values: Array, width: int) -> Array:
     total = np.concatenate(([0.0], np.cumsum(np.nan_to_num(values))))
     return np.asarray((total[width:] - total[:-width]) / width)
+
+
+def turning(example: FlightExample) -> NDArray[np.bool_] | None:
+    """Whether the aircraft turns at each scan: the truth's phase, else by the smoothed path; None without either.
+
+    A turn by the smoothed path goes on for two scans at least: a single one is a displaced plot.
+    """
+    if example.turning is not None:
+        return np.asarray(example.turning, dtype=bool)
+    if example.smoothed_m is None:
+        return None
+    span_s = np.gradient(np.asarray(example.time_s, dtype=np.float64)) if len(example.time_s) > 1 else np.ones(1)
+    fast = _turning(example) > TURN_RADPS * np.maximum(span_s, 1e-3)
+    lasting = np.append(fast[1:], False) | np.insert(fast[:-1], 0, False)
+    return np.asarray(fast & lasting)
 
 
 def _turning(example: FlightExample) -> Array:
@@ -136,12 +154,14 @@ def ellipse_scale(share: Array) -> Array:
 
 
 def log_ticks(low: float, high: float, most: int = 8) -> list[float]:
-    """Round values 1, 2, 5 × 10^k between `low` and `high`; only powers of ten where those would be too many."""
+    """Round values between `low` and `high`: 1, 2, 5 × 10^k, only powers of ten where those would be too many."""
     if not 0 < low < high < inf:
         return [1.0]
     decades = range(int(np.floor(np.log10(low))), ceil(np.log10(high)) + 1)
     fine = [m * 10.0**k for k in decades for m in (1, 2, 5) if low <= m * 10.0**k <= high]
     coarse = [10.0**k for k in decades if low <= 10.0**k <= high]
+    if len(fine) < 4:
+        fine = [m * 10.0**k for k in decades for m in (1, 1.5, 2, 3, 4, 5, 7) if low <= m * 10.0**k <= high]
     return fine if len(fine) <= most or not coarse else coarse
 
 

@@ -1,33 +1,39 @@
 """The report's sections as HTML, in the order a surveillance engineer reads them. Texts from outside are escaped."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from math import isfinite
 from pathlib import PurePath
 
 from ssrtrack.report import figures, prepare, words
-from ssrtrack.report.looks import INK, MARKER_PATHS, MUTED, PLOT, SHADE, VARIABLES, result_looks
+from ssrtrack.report.looks import INK, MARKER_PATHS, MUTED, PAPER, SHADE, VARIABLES, result_looks
 from ssrtrack.report.words import GROUPS, MISSING, ROWS, Row
 from ssrtrack.scoring.result import EvaluationResult, RadarNoise, Scores, TrackerResult
 
 SHOWN_LOGS = 5
 Section = tuple[str, str, str]  # id, title, body
+Progress = Callable[[str, int, int], None]
 
 
-def sections(result: EvaluationResult) -> list[Section]:
-    """Every section that applies to this result, in reading order."""
-    made = [
-        ("scores", "Scores", _scores(result)),
-        ("map", "Where they flew", _map(result)),
-        ("time", "Error over time", _time(result)),
-        ("distribution", _error_name(result).capitalize(), _distribution(result)),
-        ("calibration", "Can the uncertainty be believed?", _calibration(result)),
-        ("flights", "Flight by flight", _flights(result)),
-        ("noise", "Radar noise", _noise(result.radars)),
-        ("bound", "How close to the limit", _bound(result)),
-        ("notes", "Notes", _notes(result.notes)),
-        ("definitions", "What every score means", _definitions(result)),
-    ]
+def sections(result: EvaluationResult, progress: Progress | None = None) -> list[Section]:
+    """Every section that applies to this result, in reading order; `progress` is called with (what, done, total)."""
+    parts: tuple[tuple[str, str, Callable[[EvaluationResult], str]], ...] = (
+        ("scores", "Scores", _scores),
+        ("map", "Where they flew", _map),
+        ("time", "Error over time", _time),
+        ("distribution", _error_name(result).capitalize(), _distribution),
+        ("calibration", "Can the uncertainty be believed?", _calibration),
+        ("flights", "Flight by flight", _flights),
+        ("noise", "Radar noise", _noise),
+        ("bound", "How close to the limit", _bound),
+        ("notes", "Notes", _notes),
+        ("definitions", "What every score means", _definitions),
+    )
+    made = []
+    for i, (name, title, write) in enumerate(parts):
+        if progress:
+            progress("drawing the report", i, len(parts))
+        made.append((name, title, write(result)))
     return [section for section in made if section[2]]
 
 
@@ -91,7 +97,7 @@ def _legend(result: EvaluationResult, extra: Iterable[tuple[str, str]] = (), *, 
         items.append(_key(f'{line}<path d="{MARKER_PATHS[look.marker]}" style="fill:{colour}"/>', name))
     marks = {
         "line": f'<path d="M-15 0H15" style="stroke:var(--ink,{INK});stroke-width:3.5;opacity:.35"/>',
-        "dot": f'<circle r="3.4" style="fill:var(--plot,{PLOT})"/>',
+        "dot": f'<circle r="3.4" style="fill:var(--paper,{PAPER});stroke:var(--ink,{INK});stroke-width:1.2"/>',
         "shade": f'<path d="M-15 -6H15V6H-15z" style="fill:var(--shade,{SHADE})"/>',
         "band": f'<path d="M-15 -6H15V6H-15z" style="fill:var(--muted,{MUTED});opacity:.25"/>',
         "dash": f'<path d="M0 -7V7" style="stroke:var(--muted,{MUTED});stroke-width:1.5" stroke-dasharray="3 3"/>',
@@ -143,7 +149,7 @@ def _score_table(result: EvaluationResult, groups: dict[str, tuple[Row, ...]]) -
 
 def _scores(result: EvaluationResult) -> str:
     picture = figures.by_phase(result, "phase")
-    bound = " The black tick is the Cramér–Rao bound." if _has(result, "position_bound_rms_m") else ""
+    bound = " The upright line is the Cramér–Rao bound." if _has(result, "position_bound_rms_m") else ""
     caption = f"Points are scores, bars their 95 % bootstrap intervals over flights; further left is better.{bound}"
     text = (
         "Bold with a dot: best of its row. Small figures: 95 % bootstrap interval over flights. A dash: does not apply."
@@ -198,8 +204,9 @@ def _time(result: EvaluationResult) -> str:
         f"Distance to {against}, one strip per tracker. The tinted area is the tracker's own 2σ envelope: {honest}. "
         "What rises above the axis is cut."
     )
-    turning = any(example.turning is not None and example.turning.any() for example in result.examples)
-    keys = [*([("shade", "turning")] if turning else []), ("dash", "end of the warm-up, scored from here")]
+    turning = [flags for flags in map(prepare.turning, result.examples) if flags is not None and flags.any()]
+    shade = "turning" if result.has_truth else "turning, by the smoothed reference"
+    keys = [*([("shade", shade)] if turning else []), ("dash", "end of the warm-up, scored from here")]
     return f"<p>{text}</p>{_legend(result, keys, trackers=False)}{''.join(drawn)}"
 
 
@@ -243,7 +250,8 @@ def _won(name: str, first: str, x: prepare.Array, y: prepare.Array) -> str:
     return f"<li>{escape(name)} is better than {escape(first)} on {share} flights.</li>"
 
 
-def _noise(radars: Sequence[RadarNoise]) -> str:
+def _noise(result: EvaluationResult) -> str:
+    radars = result.radars
     if not radars:
         return ""
     wide = (("", 3), ("σ range, m", 3), ("σ azimuth, °", 3), ("99th percentile", 2), ("used ÷ measured", 2))
@@ -263,12 +271,14 @@ def _noise(radars: Sequence[RadarNoise]) -> str:
 
 
 def _noise_row(radar: RadarNoise) -> str:
-    values = [
-        radar.rotation_period_s, radar.stated_range_m, radar.measured_range_m, radar.used_range_m,
-        radar.stated_azimuth_deg, radar.measured_azimuth_deg, radar.used_azimuth_deg,
-        radar.range_p99_m, radar.azimuth_p99_deg,
-    ]  # fmt: skip
-    cells = "".join(f"<td>{words.number(value)}</td>" for value in values)
+    metres = [radar.stated_range_m, radar.measured_range_m, radar.used_range_m]
+    # Four decimals: rounding an azimuth of 0.0057 deg to 0.006 hides what a radar is worth.
+    degrees = [radar.stated_azimuth_deg, radar.measured_azimuth_deg, radar.used_azimuth_deg, radar.azimuth_p99_deg]
+    *azimuths, azimuth_p99 = [words.number(value, 4) for value in degrees]
+    period, *ranges, range_p99 = [
+        words.number(value) for value in [radar.rotation_period_s, *metres, radar.range_p99_m]
+    ]
+    cells = "".join(f"<td>{text}</td>" for text in [period, *ranges, *azimuths, range_p99, azimuth_p99])
     sigmas = ((radar.used_range_m, radar.measured_range_m), (radar.used_azimuth_deg, radar.measured_azimuth_deg))
     compared = "".join(_ratio_cell(_ratio(used, measured)) for used, measured in sigmas)
     head = f'<th scope="row">{escape(radar.name)}</th><td>{words.count(radar.plots)}</td>'
@@ -310,8 +320,8 @@ def _bound(result: EvaluationResult) -> str:
     return f"<p>{text}</p>{warning}" + _table(head, f"<tbody>{''.join(lines)}</tbody>")
 
 
-def _notes(notes: Sequence[str]) -> str:
-    lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
+def _notes(result: EvaluationResult) -> str:
+    lines = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
     return f'<ul class="notes">{lines}</ul>' if lines else ""
 
 

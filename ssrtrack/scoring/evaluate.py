@@ -206,6 +206,8 @@ def _one_log(
     chunk_rows: int,
     tracks_writer: TracksWriter | None,
 ) -> None:
+    log = reader.path.name
+    options.progress(f"{log}: measuring noise", 0, 1)
     per_radar = len(reader.radars) > 1 and not bool(reader.radars.has_site().all())
     cutting = replace(options.cutting, per_radar=per_radar, detected=tells_types_apart(reader))
     sigmas = choose_sigmas(reader, options.identity, cutting, options.sigma_range_m, options.sigma_azimuth_rad)
@@ -216,17 +218,22 @@ def _one_log(
     chunks = _counted(reader.plots(chunk_rows, COLUMNS), seen, offset_s, gathered)
     writer = TracksInOrder(tracks_writer) if tracks_writer is not None else None
     first_flight, done = int(sum(o.shape[1] for o in gathered.order)), 0
+    steps = len(estimators) + 1
     for batch in flights(chunks, identity=options.identity, cutting=cutting):
         gathered.excluded.update(batch.excluded)
-        done += batch.read
         if len(batch):
-            _one_batch(batch, number, estimators, setting, window, gathered, writer)
+            stages = _one_batch(batch, number, estimators, setting, window, gathered, writer)
+            for i, stage in enumerate(stages):
+                read = steps * done + i * batch.read
+                # All is read while the last flights are still tracked: 0 says that nobody knows for how long.
+                options.progress(f"{log}: {stage}", read if done < reader.plot_count else 0, steps * reader.plot_count)
+        done += batch.read
         if batch.waiting is not None:
             if window is not None:
                 window.forget(batch)
             if writer is not None:
                 writer.flush(float(batch.waiting[1].min(initial=batch.now_s)))
-        options.progress(f"evaluate {reader.path.name}", done, reader.plot_count)
+        options.progress(log, steps * done, steps * reader.plot_count)
     if writer is not None:
         writer.flush(np.inf)
     gathered.radars += sigmas.radars(reader.radars, seen)
@@ -279,11 +286,14 @@ def _one_batch(
     window: TruthWindow | None,
     gathered: _Gathered,
     writer: TracksInOrder | None,
-) -> None:
+) -> Iterator[str]:
+    """Track and score one batch; yields what comes next before each stage, of which there are trackers + 1."""
+    yield "comparing with truth" if window is not None else "smoothing"
     scene = make_scene(batch, setting, window)
     chosen = gathered.gallery.choose(scene)
     histories: dict[str, tuple[Array, Array]] = {}
     for i, (name, estimator) in enumerate(estimators.items()):
+        yield name
         history = run(estimator, scene.z)
         add_scores(gathered.tallies[name], name, scene, history)
         histories[name] = kept(history, chosen)
@@ -340,8 +350,9 @@ def _result(
     bootstrap: int,
     seed: int,
 ) -> EvaluationResult:
+    options.progress("intervals", 0, 1)
     order = np.concatenate(gathered.order, axis=1)
-    left_out = [f"{n:,} plots left out: {reason}." for reason, n in gathered.excluded.most_common()]
+    left_out = [f"{n:,} plot{'s' * (n != 1)} left out: {reason}." for reason, n in gathered.excluded.most_common()]
     results = tracker_results(
         gathered.tallies,
         np.lexsort((order[2], order[1], order[0])),
