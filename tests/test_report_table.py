@@ -59,3 +59,10 @@ def test_columns_that_do_not_apply_are_left_out() -> None:
     assert "turn" not in _printed(make_result(flights=3, scans=40, examples=0, turns=False)).splitlines()[0].split()
     header = _printed(make_result(flights=3, scans=40, examples=0, truth=False)).splitlines()[0]
     assert "next plot" in header and "velocity" not in header
+
+
+@pytest.mark.parametrize(("share", "shown"), [(0.0, False), (0.02, True)])
+def test_gated_plots_have_a_column_only_where_a_gate_rejects_some(share: float, shown: bool) -> None:
+    result = make_result(truth=False, flights=4, scans=60, examples=0)
+    trackers = tuple(replace(t, scores=replace(t.scores, gated_share=share)) for t in result.trackers)
+    assert ("gated" in _printed(replace(result, trackers=trackers))) == shown

@@ -118,7 +118,19 @@ def test_without_truth_a_few_displaced_plots_do_not_decide_the_winner() -> None:
     )
     assert headline.endswith("the closer one on 2 of 3 flights.")
     assert "143 m" in words.outliers(result) and words.outliers(_real(40.0)) == ""
-    assert "fits the plots" in words.calibration(result) and "rare plots lie far outside" in words.calibration(result)
+    assert "fits most plots" in words.calibration(result) and "some plots lie far outside" in words.calibration(result)
+
+
+def test_calibration_tells_of_the_velocity_where_it_differs_from_the_position() -> None:
+    base = _scored({"kf": 50.0}, {})
+
+    def told(**scores: float) -> str:
+        known = replace(base.trackers[0], scores=replace(base.trackers[0].scores, **scores))
+        return words.calibration(replace(base, trackers=(known,)))
+
+    assert "honest" in told(coverage_95=0.955, anees=1.0) and "NEES" not in told(coverage_95=0.955, anees=1.0)
+    assert "wider than needed: mean NEES 0.700" in told(coverage_95=0.955, anees=0.7)
+    assert "too small: mean NEES 1.90" in told(coverage_95=0.955, anees=1.9)
 
 
 SPANS = [

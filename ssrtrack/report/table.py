@@ -26,6 +26,8 @@ def format_table(result: EvaluationResult) -> Table:
     units = Scores.units()
     wanted = WITH_TRUTH if result.has_truth else WITHOUT_TRUTH
     keys = [key for key in wanted if any(words.value_of(tracker, key) is not None for tracker in result.trackers)]
+    if not any(words.value_of(tracker, "gated_share") for tracker in result.trackers):
+        keys = [key for key in keys if key != "gated_share"]  # no gate, or one that rejects nothing: no column
     table = Table(box=None, padding=(0, 0, 0, 1), header_style="", show_edge=False, width=None)
     table.add_column(Text("tracker", style="bold"), justify="left", overflow="fold", max_width=16)
     for key in keys:

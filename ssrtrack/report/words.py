@@ -264,16 +264,30 @@ def calibration(result: EvaluationResult) -> str:
     if share is not None:
         verdict = "is honest" if 0.93 <= share <= 0.97 else "is too small" if share < 0.93 else "is wider than needed"
         kept = f"its 95 % ellipse holds the true position {number(100 * share, 1)} % of the time"
-        return f"The uncertainty it states {verdict}: {kept}."
+        return f"The position uncertainty it states {verdict}: {kept}.{_velocity_verdict(winner)}"
     anis = value_of(winner, "anis_median_ratio")
     if anis is None:
         return ""
-    verdict = (
-        "fits the plots" if 0.8 <= anis <= 1.25 else "is too small" if anis > 1 else "is wider than the plots need"
-    )
+    fits, small = "fits most plots", "is too small for most plots"
+    verdict = fits if 0.8 <= anis <= 1.25 else small if anis > 1 else "is wider than most plots need"
     mean = value_of(winner, "anis")
-    tail = f" Its mean NIS is {number(mean)}: rare plots lie far outside." if mean and mean > 2 >= anis else ""
-    return f"The uncertainty it states {verdict}: its median NIS is {number(anis)} times that of χ²(2).{tail}"
+    tail = (
+        f"; the mean, {number(mean)} of the ideal, is higher: some plots lie far outside" if _tailed(anis, mean) else ""
+    )
+    return f"The uncertainty it states {verdict}: its median NIS is {number(anis)} of the ideal χ²(2) value{tail}."
+
+
+def _tailed(median: float, mean: float | None) -> bool:
+    return mean is not None and mean > 1.0 and mean > 1.5 * median
+
+
+def _velocity_verdict(winner: TrackerResult) -> str:
+    """A word on NEES over position and velocity where it tells another story than the position ellipse; else ""."""
+    anees = value_of(winner, "anees")
+    if anees is None or 0.8 <= anees <= 1.25:
+        return ""
+    side = "too small" if anees > 1 else "wider than needed"
+    return f" Over position and velocity together it is {side}: mean NEES {number(anees)}, ideal 1."
 
 
 def span(result: EvaluationResult) -> str:
