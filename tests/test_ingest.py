@@ -235,6 +235,13 @@ def test_export_of_two_recordings_a_year_apart_is_short(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.sort(markers), times[::8], atol=1e-6)
 
 
+@pytest.mark.parametrize("day", [date(9999, 12, 31), date(23, 5, 2)])
+def test_a_date_that_is_no_recordings_is_refused(tmp_path: Path, day: date) -> None:
+    path = recording(tmp_path / "a.ast", some_plots(np.arange(10.0)), radar(7), midnight_offset_s=86395.0)
+    with pytest.raises(AsterixError, match=f"--date is {day}"):
+        run([path], tmp_path / "log.h5", on_date=day)
+
+
 def test_export_cuts_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log exported in small pieces gives the same plots, and service messages without holes or repeats."""
     rng = np.random.default_rng(6)

@@ -20,6 +20,7 @@ from ssrtrack.units import DAY_S
 Array = NDArray[Any]
 MAX_RADARS = 2**15  # radar_id is a 16-bit column
 TOO_MANY_RADARS = "too many radars"  # reason of dropped plots
+LAST_STAMP_S = 7.258e9  # capture stamps from 2200 on are corrupt, and no date
 MAX_HELD = 1 << 20  # rows held back for ordering, at most
 
 
@@ -171,7 +172,7 @@ class PlotStream:
         if not stamps.size:
             return DayClock()
         anchor = None
-        if not isnan(first) and 0 <= first < 2.5e11:  # what datetime can hold
+        if not isnan(first) and 0 <= first < LAST_STAMP_S:
             day = floor(first / DAY_S)
             midnight = datetime.fromtimestamp(day * DAY_S, UTC)
             self.captured_on = midnight.date()

@@ -19,6 +19,7 @@ from ssrtrack.io.sites import with_radar_file, with_site
 
 NO_DATE = datetime(1970, 1, 1, tzinfo=UTC)  # epoch of a log whose day nobody knows
 MAX_LATE_S = 300.0  # a plot older than this against what is already written is dropped and counted
+YEARS = (1950, 2199)  # of recordings; 64-bit nanoseconds, which xarray counts in, end in 2262
 SHOWN_ERRORS = 10
 SHOWN_RADARS = 10
 MAIN_RADAR_SHARE = 0.99  # of all plots: the radar that --site is meant for, whatever a few corrupt records name
@@ -68,11 +69,13 @@ def ingest(
         progress: called with (what, octets read, octets in all).
 
     Raises:
-        AsterixError: a file cannot be read, is given twice or is the output too, no file holds a plot, or some files
-            are dated and others not.
+        AsterixError: the date is no recording's, a file cannot be read, is given twice or is the output too, no file
+            holds a plot, or some files are dated and others not.
         ScenarioError: `site` with several radars.
         LogError: the log cannot be written.
     """
+    if on_date and not YEARS[0] <= on_date.year <= YEARS[1]:
+        raise AsterixError(f"--date is {on_date}, expected a day from {YEARS[0]} to {YEARS[1]}")
     _refuse_repeats([*files, output])
     for path in files:
         _refuse_foreign(path)
