@@ -229,7 +229,7 @@ def _error_strip(axes: Axes, example: FlightExample, name: str, minutes: Any, lo
     dense = len(minutes) > DENSE
     turning = prepare.turning(example)
     if turning is not None:
-        for first, last in _runs(turning):
+        for first, last in prepare.runs(turning):
             axes.axvspan(minutes[first], minutes[last], color=SHADE, linewidth=0, zorder=0)
     if 0 < warmup < len(minutes):
         axes.axvline(minutes[warmup], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
@@ -238,12 +238,6 @@ def _error_strip(axes: Axes, example: FlightExample, name: str, minutes: Any, lo
     inside = prepare.inside_share(error, sigma, warmup)
     share = "" if inside is None else f"   {100 * inside:.0f} % inside 2σ"
     axes.set_title(f"{plain_label(name)}   {number(prepare.rms(error[warmup:]))} m RMS{share}", size=8.5, pad=3)
-
-
-def _runs(flags: Any) -> list[tuple[int, int]]:
-    """First and last index of every run of True, the last one step on so that a run of one scan has a width."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(int), [0]))))
-    return [(int(a), int(min(b, len(flags) - 1))) for a, b in edges.reshape(-1, 2)]
 
 
 def distribution(result: EvaluationResult, prefix: str) -> str | None:

@@ -59,6 +59,12 @@ def _turning(example: FlightExample) -> Array:
     return change
 
 
+def runs(flags: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last index of every run of True, the last one step on so that a run of one scan has a width."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(int), [0]))))
+    return [(int(a), int(min(b, len(flags) - 1))) for a, b in edges.reshape(-1, 2)]
+
+
 def focus(example: FlightExample, warmup: int) -> slice:
     """The scans worth a closer look: the most turning ones, else those with the largest errors, after the warm-up."""
     total = len(example.time_s)
