@@ -94,18 +94,15 @@ def _step_back(bank: Bank, here: BankState, later: BankState, dt_s: Array) -> Ba
     """One step of the interacting smoother for the N flights alive at both columns."""
     count, models, size = here.mean.shape
     prior = here.log_probability[:, :, None] + bank.chain.log_matrix(dt_s)
-    pair_mean = np.zeros((count, models, models, size))
-    pair_covariance = np.zeros((count, models, models, size, size))
+    pair_mean = np.empty((count, models, models, size))
+    pair_covariance = np.empty((count, models, models, size, size))
     log_weight = np.empty((count, models, models))
-    for j in range(models):
-        starts = [_start(bank, here, i, j) for i in range(models)]
-        ahead = [_ahead(bank.motions[j], bank.engine, *start, dt_s) for start in starts]
-        n = bank.motions[j].size
-        smoothed = later.mean[:, j, :n], later.covariance[:, j, :n, :n]
+    for j, motion in enumerate(bank.motions):
+        # All models i that a flight may come from at once: (N, M, ...).
+        ahead = _pairs_ahead(bank, here, j, dt_s)
+        smoothed = later.mean[:, j, : motion.size], later.covariance[:, j, : motion.size, : motion.size]
         ends, log_weight[:, :, j] = _pair_ends(prior[:, :, j], ahead, smoothed)
-        for i in range(models):
-            pair = _rts(here, bank.motions[i].size, (i, j), ahead[i], ends[i])
-            pair_mean[:, i, j], pair_covariance[:, i, j] = pair
+        pair_mean[:, :, j], pair_covariance[:, :, j] = _rts(here, j, ahead, ends)
     log_weight += (later.log_probability - log_sum_exp(log_weight, 1))[:, None, :]
     log_probability = log_sum_exp(log_weight, 2)
     with np.errstate(invalid="ignore"):
@@ -116,41 +113,41 @@ def _step_back(bank: Bank, here: BankState, later: BankState, dt_s: Array) -> Ba
     return BankState(mean, symmetric(covariance), log_probability, here.gated, here.restarted)
 
 
-def _start(bank: Bank, here: BankState, i: int, j: int) -> Moments:
-    """Model i's state as it enters model j, (N, n_j)."""
-    mean, covariance, n = here.mean[:, i].copy(), here.covariance[:, i].copy(), bank.motions[j].size
-    if i != j:
-        enter(bank.motions[j], mean, covariance)
-    return mean[:, :n], covariance[:, :n, :n]
+def _pairs_ahead(bank: Bank, here: BankState, j: int, dt_s: Array) -> tuple[Array, Array, Array]:
+    """`_ahead` of every model i's state as it enters model j: (N, M, n), (N, M, n, n) twice, with n of model j."""
+    motion, (count, models, _) = bank.motions[j], here.mean.shape
+    mean, covariance, n = here.mean.copy(), here.covariance.copy(), motion.size
+    for i in range(models):
+        if i != j:
+            enter(motion, mean[:, i], covariance[:, i])
+    flat = mean[:, :, :n].reshape(-1, n), covariance[:, :, :n, :n].reshape(-1, n, n)
+    moved, spread, F = _ahead(motion, bank.engine, *flat, np.repeat(dt_s, models))
+    square = count, models, n, n
+    return moved.reshape(count, models, n), spread.reshape(square), F.reshape(square)
 
 
-def _rts(here: BankState, size: int, pair: tuple[int, int], ahead: tuple[Array, Array, Array], end: Moments) -> Moments:
-    """RTS step from the pair's state at k + 1 (`end`) to model i's at k, padded (N, n)."""
-    i, j = pair
-    out_mean, out_covariance = np.zeros_like(here.mean[:, i]), np.zeros_like(here.covariance[:, i])
-    mean, covariance = here.mean[:, i, :size], here.covariance[:, i, :size, :size]
+def _rts(here: BankState, j: int, ahead: tuple[Array, Array, Array], end: Moments) -> Moments:
+    """RTS step from every pair's state at k + 1 (`end`) to model i's at k, padded (N, M, n)."""
+    n = ahead[0].shape[2]
+    shared = here.covariance[:, :, :n].copy()
     # What j does not take over from i it draws from its prior, so only the shared components carry back.
-    shared = size if i == j else 4
-    cross = ahead[2][:, :, :shared] @ covariance[:, :shared, :]
-    gain = np.swapaxes(psd_solve(ahead[1], cross), 1, 2)
-    out_mean[:, :size] = mean + np.einsum("nij,nj->ni", gain, end[0] - ahead[0])
-    out_covariance[:, :size, :size] = covariance + gain @ (end[1] - ahead[1]) @ np.swapaxes(gain, 1, 2)
-    return out_mean, symmetric(out_covariance)
+    shared[:, np.arange(shared.shape[1]) != j, 4:] = 0.0
+    gain = np.swapaxes(psd_solve(ahead[1], ahead[2] @ shared), -1, -2)
+    mean = here.mean + (gain @ (end[0] - ahead[0])[..., None])[..., 0]
+    return mean, symmetric(here.covariance + gain @ (end[1] - ahead[1]) @ np.swapaxes(gain, -1, -2))
 
 
-def _pair_ends(
-    log_prior: Array, ahead: list[tuple[Array, Array, Array]], smoothed: Moments
-) -> tuple[list[Moments], Array]:
-    """State at k + 1 of every pair (i, j) given all plots, and the pairs' log-weights (N, M) up to a constant.
+def _pair_ends(log_prior: Array, ahead: tuple[Array, Array, Array], smoothed: Moments) -> tuple[Moments, Array]:
+    """State (N, M, n) at k + 1 of every pair (i, j) given all plots, and their log-weights (N, M) up to a constant.
 
     The plots after k say L(x) ∝ N(x; xˢ, Pˢ) / N(x; x⁻, P⁻), with x⁻, P⁻ the moments of all pairs' predictions; each
     pair's end is its own prediction times L, its weight the prior times the integral of that product. In the
     coordinates u that make P⁻ the identity and Pˢ diagonal, L is exp(h·u − λ·u²/2).
     """
-    if len(ahead) == 1:
-        return [smoothed], log_prior
+    if log_prior.shape[1] == 1:
+        return (smoothed[0][:, None], smoothed[1][:, None]), log_prior
     weight = np.exp(log_prior - log_sum_exp(log_prior)[:, None])
-    centre, spread = mixture_moments(weight, np.stack([a[0] for a in ahead], 1), np.stack([a[1] for a in ahead], 1))
+    centre, spread = mixture_moments(weight, ahead[0], ahead[1])
     root = np.linalg.cholesky(symmetric(spread))
     inner = np.linalg.solve(root, np.swapaxes(np.linalg.solve(root, smoothed[1]), 1, 2))
     share, axes = np.linalg.eigh(symmetric(inner))
@@ -159,26 +156,23 @@ def _pair_ends(
     # Later plots cannot add uncertainty; where merging made it seem so, they say nothing of the spread.
     information = np.maximum(1.0 / np.maximum(share, 1e-12) - 1.0, 0.0)
     tilt = (1.0 + information) * shift
-    ends, log_weight = [], np.empty_like(log_prior)
-    for i, (mean, covariance, _) in enumerate(ahead):
-        u = np.linalg.solve(basis, (mean - centre)[..., None])[..., 0]
-        B = np.linalg.solve(basis, np.swapaxes(np.linalg.solve(basis, covariance), 1, 2))
-        end_u, end_B, log_match = _tilted(u, symmetric(B), information, tilt)
-        end_mean = centre + np.einsum("nij,nj->ni", basis, end_u)
-        ends.append((end_mean, symmetric(basis @ end_B @ np.swapaxes(basis, 1, 2))))
-        log_weight[:, i] = log_prior[:, i] + log_match
-    return ends, log_weight
+    wide, middle = basis[:, None], centre[:, None]
+    u = np.linalg.solve(wide, (ahead[0] - middle)[..., None])[..., 0]
+    B = np.linalg.solve(wide, np.swapaxes(np.linalg.solve(wide, ahead[1]), -1, -2))
+    end_u, end_B, log_match = _tilted(u, symmetric(B), information[:, None], tilt[:, None])
+    end_mean = middle + (wide @ end_u[..., None])[..., 0]
+    return (end_mean, symmetric(wide @ end_B @ np.swapaxes(wide, -1, -2))), log_prior + log_match
 
 
 def _tilted(u: Array, B: Array, information: Array, tilt: Array) -> tuple[Array, Array, Array]:
-    """N(u, B) times exp(tilt·x − information·x²/2): its mean, covariance and log-integral."""
+    """N(u, B) times exp(tilt·x − information·x²/2), all (..., n): its mean, covariance and log-integral."""
     half = np.sqrt(information)
-    inner = np.eye(u.shape[1]) + half[:, :, None] * B * half[:, None, :]
-    right = half[:, :, None] * B
-    covariance = symmetric(B - np.swapaxes(right, 1, 2) @ psd_solve(inner, right))
+    inner = np.eye(u.shape[-1]) + half[..., :, None] * B * half[..., None, :]
+    right = half[..., :, None] * B
+    covariance = symmetric(B - np.swapaxes(right, -1, -2) @ psd_solve(inner, right))
     pull = tilt - information * u
-    moved = np.einsum("nij,nj->ni", covariance, pull)
-    exponent = (tilt * u).sum(1) - 0.5 * (information * u**2).sum(1) + 0.5 * (pull * moved).sum(1)
+    moved = (covariance @ pull[..., None])[..., 0]
+    exponent = (tilt * u).sum(-1) - 0.5 * (information * u**2).sum(-1) + 0.5 * (pull * moved).sum(-1)
     log_det = np.linalg.slogdet(inner)[1]
     return u + moved, covariance, exponent - 0.5 * log_det
 
