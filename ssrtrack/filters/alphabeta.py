@@ -3,6 +3,7 @@
 Gains from the tracking index (P. R. Kalata, "The tracking index: a generalized parameter for α-β and α-β-γ target
 trackers", IEEE T-AES 20(2), 1984): Λ² = q T³ / σ², r = (4 + Λ − √(8Λ + Λ²))/4, α = 1 − r² and
 β = 2(2 − α) − 4√(1 − α), with T the true time since the last plot used and σ² the mean of the plot's two variances.
+(Kalata's Λ = σ_w T²/σ has an acceleration constant over each step; σ_w² = q/T gives it the same velocity noise.)
 While the track is young the gains are those of a growing-memory line fit if larger, α = 2(2k − 1)/(k(k + 1)) and
 β = 6/(k(k + 1)) at its k-th plot (Brookner, "Tracking and Kalman Filtering Made Easy", 1998, ch. 1). The covariance
 is propagated with the gains used (Joseph form), so it is right though the gains are not optimal.
