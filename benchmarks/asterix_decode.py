@@ -7,29 +7,23 @@ records first; on a difference nothing is printed but the difference.
 """
 
 import argparse
-import csv
 import gc
 import os
-import platform
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
 import asterix
-import numba
 import numpy as np
+from setting import RESULTS, setting, write_csv
 
 from ssrtrack.data import Plots, Radar
 from ssrtrack.io.asterix import decode
 from ssrtrack.io.asterix_export import encode
 from ssrtrack.io.asterix_fast import parts, records, stream
 from ssrtrack.io.asterix_stream import PlotStream
-
-RESULTS = Path(__file__).parent / "results" / "asterix_decode.csv"
 
 
 def recording() -> Path:
@@ -91,12 +85,6 @@ def rates(cases: dict[str, Callable[[], object]], count: int, repeats: int) -> d
     return found
 
 
-def cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores"
-
-
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--repeats", type=int, default=7)
@@ -113,19 +101,15 @@ def main() -> int:
         "ours, Plots in time order": lambda: list(PlotStream(path)),
         "asterix-decoder": lambda: asterix.parse(data, verbose=False),
     }
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    about = [cpu(), platform.python_version(), np.__version__, numba.__version__, commit.stdout.strip()]
     rows = []
     print(f"{count} records of {path.name}, {len(data)} octets; records per second")
     for name, measured in rates(cases, count, repeats).items():
         low, middle, high = np.percentile(measured, (20, 50, 80))
         print(f"{name:32} p20 {low:12,.0f}   p50 {middle:12,.0f}   p80 {high:12,.0f}")
-        rows.append([name, round(low), round(middle), round(high), *about, datetime.now(UTC).date().isoformat()])
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["case", "p20", "p50", "p80", "device", "python", "numpy", "numba", "commit", "date"])
-        writer.writerows(rows)
+        row = {"case": name, "records_per_s_p20": round(low), "records_per_s_p50": round(middle)}
+        row |= {"records_per_s_p80": round(high)} | setting("numpy", "numba", "asterix-decoder")
+        rows.append(row)
+    write_csv(RESULTS / "asterix_decode.csv", rows)
     return 0
 
 

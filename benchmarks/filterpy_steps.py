@@ -7,18 +7,12 @@ so that other load on the machine counts little, and the two sides' repeats take
 on every posterior mean; nothing is timed or written otherwise. Writes results/filterpy_steps.csv.
 """
 
-import csv
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import filterpy
 import numpy as np
 from filterpy.kalman import (
     ExtendedKalmanFilter,
@@ -27,8 +21,8 @@ from filterpy.kalman import (
     MerweScaledSigmaPoints,
     UnscentedKalmanFilter,
 )
+from setting import RESULTS, setting, write_csv
 
-import ssrtrack
 from ssrtrack.data import Plots, Radar
 from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.chain import Chain
@@ -42,7 +36,6 @@ from ssrtrack.units import DEG_RAD
 FLIGHTS, PLOTS, SCAN_S, REPEATS, WIDE = 40, 50, 4.0, 7, 20000
 Q_M2S3, Q_IMM = 4.0, (0.1, 4.0, 50.0)
 SPEED_SIGMA_MPS = Options().speed_sigma_mps
-RESULTS = Path(__file__).parent / "results" / "filterpy_steps.csv"
 Array = Any
 
 
@@ -231,16 +224,6 @@ def rates(works: list[Callable[[], object]], steps: int) -> list[list[float]]:
     return [[float(v) for v in np.percentile(column, [20, 50, 80])] for column in out.T]
 
 
-def cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
-
-
-def commit() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
 def measured() -> list[tuple[str, str, int, list[float]]]:
     """Rows (case, implementation, flights, rates)."""
     z, wide = simulated(FLIGHTS), simulated(WIDE)
@@ -272,23 +255,13 @@ def main() -> int:
     if not max(worst.values()) < 1e-5:
         print("the two sides disagree; nothing timed", file=sys.stderr)
         return 1
-    header = ["case", "implementation", "flights", "plots", "steps_per_s_p20", "steps_per_s_p50", "steps_per_s_p80"]
-    context = {
-        "cpu": cpu_model(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "filterpy": filterpy.__version__,
-        "ssrtrack": ssrtrack.__version__,
-        "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*header, *context])
-        for case, implementation, flights, speeds in measured():
-            print(f"{case:34s} {implementation:14s} {speeds[1]:12,.0f} steps/s")
-            writer.writerow([case, implementation, flights, PLOTS, *(round(s) for s in speeds), *context.values()])
+    rows = []
+    for case, implementation, flights, speeds in measured():
+        print(f"{case:34s} {implementation:14s} {speeds[1]:12,.0f} steps/s")
+        row = {"case": case, "implementation": implementation, "flights": flights, "plots": PLOTS}
+        row |= {f"steps_per_s_{name}": round(speed) for name, speed in zip(("p20", "p50", "p80"), speeds, strict=True)}
+        rows.append(row | setting("numpy", "filterpy"))
+    write_csv(RESULTS / "filterpy_steps.csv", rows)
     return 0
 
 

@@ -8,9 +8,7 @@ peak memory, and refuses to report anything when what was read is not what was w
 """
 
 import argparse
-import csv
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from setting import RESULTS, setting, write_csv
 
 import ssrtrack
 from ssrtrack.data import Array, Plots, Radar, Truth
@@ -39,7 +38,6 @@ BANK_RAD = 25.0 * DEG_RAD
 SEED = 20230502
 TRACKER = "alpha-beta"  # the one that is vectorised over flights; memory does not depend on which
 CORE = ("mode3a", "pressure_altitude_m", "address")
-RESULTS = Path(__file__).parent / "results" / "large_log.csv"
 MIB = 1024.0 * 1024.0
 
 
@@ -283,7 +281,7 @@ def check(stage: str, found: dict[str, Any], written: dict[str, Any], plots: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plots", type=int, default=50_000_000)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="CSV to write")
+    parser.add_argument("--output", type=Path, default=RESULTS / "large_log.csv", help="CSV to write")
     parser.add_argument("--folder", type=Path, help="where the log is kept while it is needed (default: temporary)")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
     parser.add_argument("--log", type=Path, help=argparse.SUPPRESS)
@@ -295,17 +293,12 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         rows = measure(Path(folder) / "large.h5", given.plots)
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    with given.output.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    print(f"written: {given.output}")
+    write_csv(given.output, rows)
 
 
 def measure(path: Path, plots: int) -> list[dict[str, Any]]:
     """All stages in turn; one result row for each part of a stage."""
-    results, written, measured_with = [], {}, setting()
+    results, written, measured_with = [], {}, setting("numpy", "h5py")
     for stage in STAGES:
         found = run_stage(stage, path, plots)
         written = found if stage == "write" else written
@@ -324,25 +317,6 @@ def measure(path: Path, plots: int) -> list[dict[str, Any]]:
             print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
             results.append(row | measured_with)
     return results
-
-
-def setting() -> dict[str, str]:
-    """Where and with what a result was measured."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
-    versions = " ".join(f"{name} {sys.modules[name].__version__}" for name in ("ssrtrack", "numpy", "h5py"))
-    return {
-        "device": _processor(),
-        "versions": f"python {platform.python_version()} {versions}",
-        "commit": commit.stdout.strip() or "unknown",
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def _processor() -> str:
-    info_file = Path("/proc/cpuinfo")
-    lines = info_file.read_text().splitlines() if info_file.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} x{len(names)}" if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Compares HDF5 filters for the log on the plots of large_log.py: size, writing and reading speed.
 
-python benchmarks/log_filters.py --plots 2000000
+python benchmarks/log_filters.py
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 import h5py
 import numpy as np
-from large_log import ROTATION_S, SCANS, SEED, see, setting
+from large_log import ROTATION_S, SCANS, SEED, see
+from setting import RESULTS, setting, write_csv
 
 from ssrtrack.data import Array, Plots
 from ssrtrack.io.hdf5_schema import CHUNK_ROWS, LIBVER
@@ -27,7 +27,6 @@ FILTERS: dict[str, dict[str, Any]] = {
     "gzip-4 + shuffle": GZIP | {"compression_opts": 4},
 }
 CHUNKS = (CHUNK_ROWS // 4, CHUNK_ROWS)
-RESULTS = Path(__file__).parent / "results" / "log_filters.csv"
 
 
 def measure(path: Path, columns: dict[str, Array], filters: dict[str, Any], chunk_rows: int) -> dict[str, Any]:
@@ -59,7 +58,7 @@ def measure(path: Path, columns: dict[str, Array], filters: dict[str, Any], chun
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plots", type=int, default=2_000_000)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="CSV to write")
+    parser.add_argument("--output", type=Path, default=RESULTS / "log_filters.csv", help="CSV to write")
     given = parser.parse_args()
     rng, tables, start_s = np.random.default_rng(SEED), list[Plots](), 0.0
     while sum(map(len, tables)) < given.plots:
@@ -69,19 +68,15 @@ def main() -> None:
     present = [name for name, values in tables[0].columns().items() if values.strides[0]]
     columns = {name: np.concatenate([t.columns()[name] for t in tables])[: given.plots] for name in present}
     raw = sum(values.dtype.itemsize for values in columns.values())
-    results = []
+    results, measured_with = [], setting("numpy", "h5py")
     with tempfile.TemporaryDirectory() as folder:
         for name, filters in FILTERS.items():
             for chunk_rows in CHUNKS:
                 row = {"filters": name, "chunk_rows": chunk_rows, "plots": given.plots, "raw_bytes_per_row": raw}
                 row |= measure(Path(folder) / "trial.h5", columns, filters, chunk_rows)
                 print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-                results.append(row | setting())
-    with given.output.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(results[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(results)
-    print(f"written: {given.output}")
+                results.append(row | measured_with)
+    write_csv(given.output, results)
 
 
 if __name__ == "__main__":

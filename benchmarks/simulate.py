@@ -8,28 +8,22 @@ interpolation of the truth to a centimetre, or nothing is reported.
 """
 
 import argparse
-import csv
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-import scipy
 from scipy.interpolate import CubicHermiteSpline
+from setting import RESULTS, setting, write_csv
 
-import ssrtrack
 from ssrtrack.data import Plots, Truth
 from ssrtrack.geodesy import ecef_to_enu, enu_rotation, geodetic_to_ecef
 from ssrtrack.simulators.scenario import list_scenarios, load_scenario, simulate
 from ssrtrack.simulators.schema import FalsePlots, Noise, Outliers, Quantisation, Scenario
 from ssrtrack.units import DEG_RAD
 
-RESULTS = Path(__file__).parent / "results" / "simulate.csv"
 TOLERANCE_M = 0.01
 SEED = 1
 
@@ -84,30 +78,10 @@ def timed(scenario: Scenario, repeats: int) -> tuple[int, int, list[float]]:
     return plots, truth, seconds[1:]
 
 
-def setting() -> dict[str, str]:
-    """Where and with what a result was measured."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parent)
-    return {
-        "device": processor(),
-        "versions": f"python {platform.python_version()} ssrtrack {ssrtrack.__version__} "
-        f"numpy {np.__version__} scipy {scipy.__version__}",
-        "commit": commit.stdout.strip() or "unknown",
-        "date": datetime.now(UTC).date().isoformat(),
-    }
-
-
-def processor() -> str:
-    """The processor's name, of which one core is used."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"one core of {names[0] if names else platform.processor() or platform.machine()}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--output", type=Path, default=RESULTS, help="CSV to write")
+    parser.add_argument("--output", type=Path, default=RESULTS / "simulate.csv", help="CSV to write")
     given = parser.parse_args()
     rows = []
     for name, scenario in cases():
@@ -120,13 +94,8 @@ def main() -> None:
             "plots_per_s_p20": round(p20), "plots_per_s_p50": round(p50), "plots_per_s_p80": round(p80),
         }  # fmt: skip
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-        rows.append(row | setting())
-    given.output.parent.mkdir(parents=True, exist_ok=True)
-    with given.output.open("w", newline="") as file:
-        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-    print(f"written: {given.output}")
+        rows.append(row | setting("numpy", "scipy"))
+    write_csv(given.output, rows)
 
 
 if __name__ == "__main__":
