@@ -36,7 +36,7 @@ def measure(path: Path, columns: dict[str, Array], filters: dict[str, Any], chun
     start = time.perf_counter()
     with h5py.File(path, "w", libver=LIBVER) as file:
         for name, values in columns.items():
-            file.create_dataset(name, (rows,), values.dtype, chunks=(chunk_rows,), **filters)
+            file.create_dataset(name, (rows,), values.dtype, chunks=(min(chunk_rows, rows),), **filters)
         for block in blocks:
             for name, values in columns.items():
                 file[name][block] = values[block]
