@@ -7,7 +7,7 @@ from pathlib import PurePath
 
 from ssrtrack.report import figures, prepare, words
 from ssrtrack.report.looks import INK, MARKER_PATHS, MUTED, PAPER, SHADE, VARIABLES, result_looks
-from ssrtrack.report.words import GROUPS, MISSING, ROWS, Row
+from ssrtrack.report.words import GROUPS, ROWS, Row
 from ssrtrack.scoring.result import EvaluationResult, RadarNoise, Scores, TrackerResult
 
 SHOWN_LOGS = 5
@@ -330,7 +330,7 @@ def _definitions(result: EvaluationResult) -> str:
     lines = "".join(
         f'<tr id="score-{row.key}"><th scope="row"><code>{row.key}</code></th>'
         f"<td>{escape(words.unit(row.key, units))}</td>"
-        f"<td>{escape(group)}: {escape(row.label)}</td><td>{escape(meanings[row.key] or MISSING)}</td></tr>"
+        f"<td>{escape(group)}: {escape(row.label)}</td><td>{escape(meanings[row.key])}</td></tr>"
         for group, rows in GROUPS.items()
         for row in rows
         if _has(result, row.key)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from math import isfinite, log
 
 from ssrtrack.report.prepare import paired_flights
-from ssrtrack.scoring.result import EvaluationResult, TrackerResult
+from ssrtrack.scoring.result import EvaluationResult, Scores, TrackerResult
 
 MISSING = "–"
 THIN = "\u202f"  # narrow no-break space: parts thousands, ISO 80000-1
@@ -27,7 +27,7 @@ class Row:
     form: str = "number"
 
 
-GROUPS: dict[str, tuple[Row, ...]] = {
+_GROUPS: dict[str, tuple[Row, ...]] = {
     "Position at the update": (
         Row("position_rmse_m", "RMS, all updates", "position"),
         Row("position_rmse_straight_m", "RMS, straight and level", "straight"),
@@ -89,16 +89,18 @@ GROUPS: dict[str, tuple[Row, ...]] = {
         Row("seconds", "time in the estimator", "time", "low"),
     ),
 }
+# A score that no group names yet still shows, under its meaning.
+_NAMED = {row.key for rows in _GROUPS.values() for row in rows}
+_FURTHER = tuple(Row(key, text, key) for key, text in Scores.meanings().items() if key not in _NAMED)
+GROUPS = _GROUPS | ({"Further scores": _FURTHER} if _FURTHER else {})
 ROWS: dict[str, Row] = {row.key: row for rows in GROUPS.values() for row in rows}
-# Seconds carry no unit in the contract's key table because they are a plain count of time there.
-_UNITS = {"seconds": "s"}
 
 
 def unit(key: str, units: dict[str, str]) -> str:
     """Unit to print beside a score: "" for counts, "%" for shares."""
     if ROWS[key].form == "share":
         return "%"
-    given = _UNITS.get(key, units.get(key, "1"))
+    given = units.get(key, "1")
     return "" if given == "1" else given
 
 

@@ -4,6 +4,7 @@ A score is None where it does not apply (no truth, no manoeuvre, a filter withou
 """
 
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -11,77 +12,102 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-def _score(unit: str, meaning: str) -> Any:
-    return field(default=None, metadata={"unit": unit, "meaning": meaning})
+def _score(unit: str, meaning: str, kind: str = "") -> Any:
+    return field(default=None, metadata={"unit": unit, "meaning": meaning, "kind": kind})
+
+
+def _count(start: float, meaning: str, unit: str = "1") -> Any:
+    return field(default=start, metadata={"unit": unit, "meaning": meaning})
+
+
+# A root of a mean square over updates, and a mean over updates: both are summed by flight and get intervals.
+_rms, _mean = partial(_score, kind="rms"), partial(_score, kind="mean")
 
 
 @dataclass(frozen=True)
 class Scores:
     """One tracker's figures. These names are the keys of scores.json and stay stable within a major version."""
 
-    position_rmse_m: float | None = _score("m", "horizontal position error at the update, RMS")
-    position_rmse_turn_m: float | None = _score("m", "the same while the aircraft turns")
-    position_rmse_straight_m: float | None = _score("m", "the same in straight, level flight at constant speed")
-    position_rmse_climb_m: float | None = _score("m", "the same in climb or descent, not turning")
-    position_rmse_onset_m: float | None = _score("m", "the same in the first three scans of a manoeuvre")
+    position_rmse_m: float | None = _rms("m", "horizontal position error at the update, RMS")
+    position_rmse_turn_m: float | None = _rms("m", "horizontal position error while the aircraft turns, RMS")
+    position_rmse_straight_m: float | None = _rms(
+        "m", "horizontal position error in straight, level flight at constant speed, RMS"
+    )
+    position_rmse_climb_m: float | None = _rms("m", "horizontal position error in climb or descent, not turning, RMS")
+    position_rmse_onset_m: float | None = _rms(
+        "m", "horizontal position error in the first three scans of a manoeuvre, RMS"
+    )
     position_p50_m: float | None = _score("m", "median of the horizontal position error")
-    position_p95_m: float | None = _score("m", "95th percentile")
-    position_p99_m: float | None = _score("m", "99th percentile")
-    along_track_rmse_m: float | None = _score("m", "position error along the true track, RMS")
-    across_track_rmse_m: float | None = _score("m", "position error across the true track, RMS")
-    predicted_position_rmse_m: float | None = _score(
-        "m", "position predicted to the next plot's time, before it is used"
+    position_p95_m: float | None = _score("m", "95th percentile of the horizontal position error")
+    position_p99_m: float | None = _score("m", "99th percentile of the horizontal position error")
+    along_track_rmse_m: float | None = _rms("m", "position error along the true track, RMS")
+    across_track_rmse_m: float | None = _rms("m", "position error across the true track, RMS")
+    predicted_position_rmse_m: float | None = _rms("m", "position predicted to the next plot's time, before it is used")
+    predicted_position_p95_m: float | None = _score(
+        "m", "95th percentile of the error of the position predicted to the next plot's time"
     )
-    predicted_position_p95_m: float | None = _score("m", "95th percentile of the same")
-    velocity_rmse_mps: float | None = _score("m/s", "horizontal velocity error at the update, RMS")
-    velocity_rmse_turn_mps: float | None = _score("m/s", "the same while the aircraft turns")
-    velocity_rmse_straight_mps: float | None = _score("m/s", "the same in straight, level flight at constant speed")
-    speed_rmse_mps: float | None = _score("m/s", "error of the ground speed, RMS")
-    heading_rmse_deg: float | None = _score("deg", "error of the track angle, RMS, circular")
-    altitude_rate_rmse_mps: float | None = _score("m/s", "error of the rate of climb, RMS (common vertical filter)")
-    anees: float | None = _score(
-        "1", "mean normalised estimation error squared over 4 states, divided by 4: 1 is ideal"
+    velocity_rmse_mps: float | None = _rms("m/s", "horizontal velocity error at the update, RMS")
+    velocity_rmse_turn_mps: float | None = _rms("m/s", "horizontal velocity error while the aircraft turns, RMS")
+    velocity_rmse_straight_mps: float | None = _rms(
+        "m/s", "horizontal velocity error in straight, level flight at constant speed, RMS"
     )
-    anees_position: float | None = _score("1", "the same over position alone, divided by 2")
-    anis: float | None = _score("1", "mean normalised innovation squared, divided by 2: 1 is ideal")
+    speed_rmse_mps: float | None = _rms("m/s", "error of the ground speed, RMS")
+    heading_rmse_deg: float | None = _rms("deg", "error of the track angle, RMS, circular")
+    altitude_rate_rmse_mps: float | None = _rms("m/s", "error of the rate of climb, RMS (common vertical filter)")
+    anees: float | None = _mean("1", "mean normalised estimation error squared over 4 states, divided by 4: 1 is ideal")
+    anees_position: float | None = _mean(
+        "1", "mean normalised estimation error squared over position alone, divided by 2: 1 is ideal"
+    )
+    anis: float | None = _mean("1", "mean normalised innovation squared, divided by 2: 1 is ideal")
     anis_median_ratio: float | None = _score(
         "1", "median of the NIS over the median of chi-square(2): robust to outliers"
     )
-    nees_in_bounds: float | None = _score("1", "share of single NEES inside their two-sided 95 % chi-square bounds")
-    nis_in_bounds: float | None = _score("1", "share of single NIS inside their two-sided 95 % chi-square bounds")
-    coverage_50: float | None = _score("1", "share of true positions inside the 50 % ellipse")
-    coverage_90: float | None = _score("1", "share inside the 90 % ellipse")
-    coverage_95: float | None = _score("1", "share inside the 95 % ellipse")
-    coverage_99: float | None = _score("1", "share inside the 99 % ellipse")
-    innovation_lag1: float | None = _score("1", "lag-1 autocorrelation of the whitened innovations: 0 is ideal")
-    nll: float | None = _score(
+    nees_in_bounds: float | None = _mean("1", "share of single NEES inside their two-sided 95 % chi-square bounds")
+    nis_in_bounds: float | None = _mean("1", "share of single NIS inside their two-sided 95 % chi-square bounds")
+    coverage_50: float | None = _mean("1", "share of true positions inside the 50 % ellipse")
+    coverage_90: float | None = _mean("1", "share of true positions inside the 90 % ellipse")
+    coverage_95: float | None = _mean("1", "share of true positions inside the 95 % ellipse")
+    coverage_99: float | None = _mean("1", "share of true positions inside the 99 % ellipse")
+    innovation_lag1: float | None = _mean("1", "lag-1 autocorrelation of the whitened innovations: 0 is ideal")
+    nll: float | None = _mean(
         "nat", "mean negative log-likelihood of the true state (x, y, vx, vy); of the next plot without truth"
     )
-    nll_next_plot: float | None = _score("nat", "mean negative log-likelihood of the next plot's position (m)")
-    next_plot_rmse_m: float | None = _score("m", "distance from the predicted position to the next plot, RMS")
-    next_plot_p50_m: float | None = _score("m", "median of the same")
-    next_plot_p95_m: float | None = _score("m", "95th percentile of the same")
-    smoothed_difference_rmse_m: float | None = _score("m", "distance to the IMM-smoothed reference, RMS")
-    bds50_ground_speed_median_mps: float | None = _score("m/s", "median of tracker minus BDS 5,0 ground speed")
-    bds50_ground_speed_rms_mps: float | None = _score("m/s", "RMS of tracker minus BDS 5,0 ground speed")
-    bds50_ground_speed_p95_mps: float | None = _score("m/s", "95th percentile of the absolute difference")
-    bds50_track_angle_rms_deg: float | None = _score("deg", "RMS of tracker minus BDS 5,0 true track angle")
-    bds50_track_angle_p95_deg: float | None = _score("deg", "95th percentile of the absolute difference")
-    position_bound_rms_m: float | None = _score(
-        "m", "posterior Cramér–Rao bound, mode known, RMS over the same updates"
+    nll_next_plot: float | None = _mean("nat", "mean negative log-likelihood of the next plot's position (m)")
+    next_plot_rmse_m: float | None = _rms("m", "distance from the predicted position to the next plot, RMS")
+    next_plot_p50_m: float | None = _score("m", "median distance from the predicted position to the next plot")
+    next_plot_p95_m: float | None = _score(
+        "m", "95th percentile of the distance from the predicted position to the next plot"
     )
-    position_efficiency: float | None = _score("1", "the bound over the RMSE: 1 is perfect, above 1 a bug or leakage")
-    velocity_bound_rms_mps: float | None = _score("m/s", "posterior Cramér–Rao bound of velocity, mode known")
-    velocity_efficiency: float | None = _score("1", "the bound over the velocity RMSE")
-    gated_share: float | None = _score("1", "share of plots the tracker rejected by its gate")
-    updates: int = 0  # scored updates: received plots after each flight's warm-up
-    flights: int = 0
-    seconds: float = 0.0  # time in the estimator alone
+    smoothed_difference_rmse_m: float | None = _rms("m", "distance to the IMM-smoothed reference, RMS")
+    bds50_ground_speed_median_mps: float | None = _score("m/s", "median of tracker minus BDS 5,0 ground speed")
+    bds50_ground_speed_rms_mps: float | None = _rms("m/s", "RMS of tracker minus BDS 5,0 ground speed")
+    bds50_ground_speed_p95_mps: float | None = _score(
+        "m/s", "95th percentile of the absolute difference to the BDS 5,0 ground speed"
+    )
+    bds50_track_angle_rms_deg: float | None = _rms("deg", "RMS of tracker minus BDS 5,0 true track angle")
+    bds50_track_angle_p95_deg: float | None = _score(
+        "deg", "95th percentile of the absolute difference to the BDS 5,0 true track angle"
+    )
+    position_bound_rms_m: float | None = _rms("m", "posterior Cramér–Rao bound, mode known, RMS over the same updates")
+    position_efficiency: float | None = _score(
+        "1", "the position bound over the RMSE: 1 is perfect, above 1 a bug or leakage"
+    )
+    velocity_bound_rms_mps: float | None = _rms("m/s", "posterior Cramér–Rao bound of velocity, mode known")
+    velocity_efficiency: float | None = _score("1", "the velocity bound over the velocity RMSE")
+    gated_share: float | None = _mean("1", "share of plots the tracker rejected by its gate")
+    updates: int = _count(0, "scored updates: received plots after each flight's warm-up")
+    flights: int = _count(0, "flights with a scored update")
+    seconds: float = _count(0.0, "wall-clock seconds in the estimator alone, all updates", "s")
 
     @classmethod
     def units(cls) -> dict[str, str]:
         """Unit of each score by key ("1": a ratio or count)."""
         return {f.name: f.metadata.get("unit", "1") for f in fields(cls)}
+
+    @classmethod
+    def of_kind(cls, kind: str) -> tuple[str, ...]:
+        """Keys of the scores that are a root mean square ("rms") or a mean ("mean") over updates."""
+        return tuple(f.name for f in fields(cls) if f.metadata.get("kind") == kind)
 
     @classmethod
     def meanings(cls) -> dict[str, str]:

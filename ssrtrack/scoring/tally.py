@@ -12,48 +12,12 @@ from scipy.stats import chi2
 
 from ssrtrack.scoring.consistency import mean_bounds
 from ssrtrack.scoring.histogram import LogHistogram
-from ssrtrack.scoring.result import Series
+from ssrtrack.scoring.result import Scores, Series
 
 Array = NDArray[Any]
 
 # Scores that are a root of a mean square, or a mean, over updates: what is summed per flight.
-RMS = (
-    "position_rmse_m",
-    "position_rmse_turn_m",
-    "position_rmse_straight_m",
-    "position_rmse_climb_m",
-    "position_rmse_onset_m",
-    "along_track_rmse_m",
-    "across_track_rmse_m",
-    "predicted_position_rmse_m",
-    "velocity_rmse_mps",
-    "velocity_rmse_turn_mps",
-    "velocity_rmse_straight_mps",
-    "speed_rmse_mps",
-    "heading_rmse_deg",
-    "altitude_rate_rmse_mps",
-    "next_plot_rmse_m",
-    "smoothed_difference_rmse_m",
-    "bds50_ground_speed_rms_mps",
-    "bds50_track_angle_rms_deg",
-    "position_bound_rms_m",
-    "velocity_bound_rms_mps",
-)
-MEAN = (
-    "anees",
-    "anees_position",
-    "anis",
-    "nees_in_bounds",
-    "nis_in_bounds",
-    "coverage_50",
-    "coverage_90",
-    "coverage_95",
-    "coverage_99",
-    "innovation_lag1",
-    "nll",
-    "nll_next_plot",
-    "gated_share",
-)
+RMS, MEAN = Scores.of_kind("rms"), Scores.of_kind("mean")
 SUMMED = RMS + MEAN
 # Score -> (histogram, quantile, divisor)
 QUANTILES: dict[str, tuple[str, float, float]] = {
