@@ -88,7 +88,9 @@ def rates(cases: dict[str, Callable[[], object]], count: int, repeats: int) -> d
 def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--repeats", type=int, default=7)
-    repeats = arguments.parse_args().repeats
+    arguments.add_argument("--output", type=Path, default=RESULTS / "asterix_decode.csv", help="CSV to write")
+    given = arguments.parse_args()
+    repeats = given.repeats
     path = recording()
     data = path.read_bytes()
     if red := differences(path, data):
@@ -109,7 +111,7 @@ def main() -> int:
         row = {"case": name, "records_per_s_p20": round(low), "records_per_s_p50": round(middle)}
         row |= {"records_per_s_p80": round(high)} | setting("numpy", "numba", "asterix-decoder")
         rows.append(row)
-    write_csv(RESULTS / "asterix_decode.csv", rows)
+    write_csv(given.output, rows)
     return 0
 
 

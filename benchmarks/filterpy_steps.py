@@ -7,10 +7,12 @@ so that other load on the machine counts little, and the two sides' repeats take
 on every posterior mean; nothing is timed or written otherwise. Writes results/filterpy_steps.csv.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -250,6 +252,9 @@ def unrolled(estimator: Estimator, z: Measurements) -> None:
 
 
 def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--output", type=Path, default=RESULTS / "filterpy_steps.csv", help="CSV to write")
+    output = arguments.parse_args().output
     worst = disagreement(simulated(FLIGHTS))
     print("largest difference of posterior means:", {k: f"{v:.1e}" for k, v in worst.items()})
     if not max(worst.values()) < 1e-5:
@@ -261,7 +266,7 @@ def main() -> int:
         row = {"case": case, "implementation": implementation, "flights": flights, "plots": PLOTS}
         row |= {f"steps_per_s_{name}": round(speed) for name, speed in zip(("p20", "p50", "p80"), speeds, strict=True)}
         rows.append(row | setting("numpy", "filterpy"))
-    write_csv(RESULTS / "filterpy_steps.csv", rows)
+    write_csv(output, rows)
     return 0
 
 
