@@ -65,8 +65,9 @@ def _radar(radar: "RadarSummary") -> str:
         gaps = "not looked for: rotation unknown"
     rotation = _if_known(radar.rotation_period_s, "{:.4f} s") or "unknown"
     stated = _if_known(radar.stated_rotation_period_s, " (stated {:.3f} s)")
+    code = f"SAC {radar.sac} SIC {radar.sic}"  # also the name of a radar that nobody named
     rows = [
-        (f"Radar {radar.name}", f"SAC {radar.sac} SIC {radar.sic}"),
+        ("Radar" if radar.name == code else f"Radar {radar.name}", code),
         ("  site", site),
         ("  plots", f"{radar.plots:,}{_if_known(radar.plots_per_scan, ' ({:,.1f} per scan)')}"),
         ("  rotation", rotation + stated),
