@@ -110,7 +110,7 @@ def test_reading_and_writing_is_exact_from_the_second_time_on(tmp_path: Path) ->
     assert all(same(getattr(first, name), getattr(second, name)) for name in Plots.specs())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(sorted(BDS_COLUMNS)), share=st.floats(0, 1), epoch_s=st.floats(-1e5, 1e5), t=st.floats(0, 1e6)
 )

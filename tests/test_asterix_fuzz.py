@@ -89,13 +89,13 @@ def test_only_the_first_errors_are_kept_but_all_are_counted() -> None:
     assert summary.causes == {Cause.OVERRUN: 1500}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.binary(max_size=400), window=st.sampled_from((1, 50, 1 << 22)))
 def test_random_octets(data: bytes, window: int) -> None:
     agree(data, window)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(body=st.binary(min_size=1, max_size=120), category=st.sampled_from((34, 48)))
 def test_random_octets_inside_a_block(body: bytes, category: int) -> None:
     summary = agree(GOOD + encode_block(category, [body]) + GOOD)
@@ -130,7 +130,7 @@ def test_thousands_of_mutations_of_valid_files() -> None:
         agree(mutate(rng, rng.choice(valid)), rng.choice((100, 1 << 22)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rng=seeds())
 def test_a_wrong_octet_inside_a_block_spoils_that_block_only(rng: random.Random) -> None:
     data, _ = file_of(rng, blocks=12)

@@ -56,7 +56,7 @@ def test_octets_of_seven_bits_are_full_and_registers_have_56() -> None:
 
 
 @pytest.mark.parametrize(("category", "item"), ALL_ITEMS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rng=seeds())
 def test_each_item_is_read_as_written_by_both_readers(category: int, item: Item, rng: random.Random) -> None:
     written = [{item.id: item_value(rng, item.body)} for _ in range(3)]
@@ -69,7 +69,7 @@ def test_each_item_is_read_as_written_by_both_readers(category: int, item: Item,
     assert summary.error_count == 0 and summary.records == {category: 3}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rng=seeds())
 def test_whole_files_are_read_as_written_in_windows_of_any_size(rng: random.Random) -> None:
     data, written = file_of(rng, blocks=12)
@@ -156,7 +156,7 @@ def test_bds_registers(register: tuple[int, int], octets: str, expected: dict[st
     assert {name: read[name] for name in expected} == pytest.approx(expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rng=seeds())
 def test_bds_registers_are_read_as_written(rng: random.Random) -> None:
     for register, specs in BDS.items():

@@ -79,7 +79,7 @@ def test_each_source_has_its_own_day_and_a_new_one_joins_the_others() -> None:
     assert (DayClock().ticks(tod, source) / 128).tolist() == expected.tolist()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_days_are_right_whatever_the_jitter(data: st.DataObject) -> None:
     """Any reports less than half a day apart from their source's last one are put where they belong."""

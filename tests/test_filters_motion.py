@@ -28,7 +28,7 @@ def matrices(motion: Motion, dt: float) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("motion", LINEAR.values(), ids=LINEAR)
 @given(a=STEPS, b=STEPS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_two_steps_are_one_long_step(motion: Motion, a: float, b: float) -> None:
     (Fa, Qa), (Fb, Qb), (F, Q) = (matrices(motion, t) for t in (a, b, a + b))
     np.testing.assert_allclose(Fb @ Fa, F, rtol=1e-9, atol=1e-9)
@@ -37,7 +37,7 @@ def test_two_steps_are_one_long_step(motion: Motion, a: float, b: float) -> None
 
 @pytest.mark.parametrize("motion", LINEAR.values(), ids=LINEAR)
 @given(dt=st.floats(1e-6, 100.0))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_process_noise_is_a_covariance_and_move_is_f(motion: Motion, dt: float) -> None:
     F, Q = matrices(motion, dt)
     scale = np.sqrt(np.diag(Q))
@@ -58,7 +58,7 @@ def test_singers_noise_equals_the_van_loan_matrix_exponential() -> None:
 
 
 @given(st.floats(-0.08, 0.08), st.floats(0.0, 30.0), st.floats(-300, 300), st.floats(-300, 300))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_turn_keeps_speed_and_has_the_right_jacobian(omega: float, dt: float, vx: float, vy: float) -> None:
     motion = coordinated_turn(0.03, 0.015, 60.0, 0.5)
     x, step = np.array([[1e3, -2e3, vx, vy, omega]]), np.array([dt])
@@ -85,7 +85,7 @@ def test_turn_rate_returns_to_its_mean_with_its_stationary_spread() -> None:
 
 
 @given(STEPS, STEPS, st.lists(st.floats(0.5, 600.0), min_size=2, max_size=4), st.integers(0, 1000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chain_is_a_semigroup_of_stochastic_matrices(a: float, b: float, sojourn: list[float], seed: int) -> None:
     size = len(sojourn)
     jump = np.random.default_rng(seed).uniform(0.05, 1.0, (size, size)) * (1.0 - np.eye(size))

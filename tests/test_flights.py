@@ -61,7 +61,7 @@ def streams(draw: st.DrawFn) -> tuple[Plots, list[int]]:
     return table(np.cumsum(steps), address), sizes
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(streams(), st.integers(1, 4), st.integers(2, 12))
 def test_every_plot_once_in_order_cut_at_gaps(stream: tuple[Plots, list[int]], least: int, most: int) -> None:
     plots, sizes = stream
@@ -80,7 +80,7 @@ def test_every_plot_once_in_order_cut_at_gaps(stream: tuple[Plots, list[int]], l
         by_key.setdefault(key, []).extend(times)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(streams(), st.integers(1, 4), st.integers(2, 12))
 def test_chunks_do_not_matter(stream: tuple[Plots, list[int]], least: int, most: int) -> None:
     plots, sizes = stream

@@ -225,7 +225,7 @@ def test_a_folder_and_an_unreadable_file_are_refused(tmp_path: Path, log_bytes: 
         LogReader(path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(part=st.floats(0.0, 1.0, exclude_max=True))
 def test_a_truncated_log_is_refused(whole_log: Path, part: float) -> None:
     path, content = whole_log.with_name("cut.h5"), whole_log.read_bytes()

@@ -80,7 +80,7 @@ def test_every_column_of_every_table_comes_back(tmp_path: Path, rows: int, optio
         np.testing.assert_array_equal(log.time_span_s, expected_span)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.lists(st.integers(0, 30_000), max_size=8), st.integers(2_000, 100_000))
 def test_the_split_into_appends_and_reads_does_not_matter(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], rows: int
@@ -97,7 +97,7 @@ def test_the_split_into_appends_and_reads_does_not_matter(
         assert_same(Plots.concat(tables), whole)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.floats(0.0, 600.0), st.integers(2_000, 200_000), st.integers(0, 2**32))
 def test_disordered_rows_come_back_in_time_order(
     tmp_path_factory: pytest.TempPathFactory, delay_s: float, rows: int, seed: int

@@ -47,7 +47,7 @@ def joint_gaussian(p: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_filter_and_smoother_equal_dense_gaussian_conditioning(seed: int) -> None:
     p = problem(seed, 6)
     p["valid"][-1] = True
@@ -88,7 +88,7 @@ def test_an_imm_of_equal_models_is_that_model() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_psd_solve_solves_batches(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
     matrix, right = spd(rng, 3, size), rng.standard_normal((3, size, 2))

@@ -235,7 +235,7 @@ def test_kinds_are_told_by_content() -> None:
         list(datagrams(memoryview(b"\x30\x00\x0a\xff")))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     tail=st.binary(max_size=300),
     head=st.sampled_from([pcap([]), pcap([], ">", 101), pcap([], "<", 0), ng_section("<") + ng_interface("<")]),
@@ -245,7 +245,7 @@ def test_random_octets_never_raise(head: bytes, tail: bytes) -> None:
     assert counts["datagrams"] == len(found) <= counts["packets"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(packet=st.binary(max_size=120), link=st.sampled_from([0, 1, 101, 113, 276, 228]))
 def test_random_packets_never_raise(packet: bytes, link: int) -> None:
     data = pcap([packet, ethernet(ipv4(packet)), ethernet(ipv6(packet, 0), 0x86DD)], "<", link)

@@ -30,7 +30,7 @@ def test_quantiles_are_numpys_within_half_a_percent(name: str, q: float) -> None
     assert 0.995 * low <= found <= 1.005 * high
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-1e6, 1e6).filter(lambda v: v == 0 or abs(v) > 1e-5), min_size=1, max_size=60))
 def test_signed_medians(values: list[float]) -> None:
     histogram = LogHistogram(signed=True)

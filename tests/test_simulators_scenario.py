@@ -178,7 +178,7 @@ flight_time_s = [60, {life}]
 """
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     duration=st.sampled_from([1, 3, 59, 601, 1500]), step=st.sampled_from([0.5, 2, 7.7]),
     turbulence=st.sampled_from([0, 5]), lat=st.floats(-80, 80), lon=st.floats(-180, 180),

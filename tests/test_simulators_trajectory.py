@@ -135,7 +135,7 @@ def test_a_steady_turn_is_a_circle_of_radius_v2_over_g_tan_bank(speed, bank, tur
     assert (swept[0] - swept[-1]) / (times[-1] - times[0]) == pytest.approx(np.sign(turn) * rate, rel=1e-4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     turn=st.floats(-720, 720), bank=st.floats(5, 45), speed=st.floats(60, 280), target=st.floats(60, 280),
     acceleration=st.floats(0.1, 3),
