@@ -132,19 +132,21 @@ def test_polar_jacobian_against_differences() -> None:
     np.testing.assert_allclose(geodesy.polar_jacobian(point), np.stack(columns, -1), rtol=1e-4, atol=1e-9)
 
 
-def test_torch_answers_like_numpy() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_torch_answers_like_numpy(device: str) -> None:
     rng = np.random.default_rng(5)
     r, az, h = rng.uniform(5e3, 4e5, 50), rng.uniform(0, 6, 50), rng.uniform(0, 12e3, 50)
-    site = tuple(torch.tensor(v, dtype=torch.float64) for v in SITE)
-    tensors = [torch.tensor(v) for v in (r, az, h)]
+    site = tuple(torch.tensor(v, dtype=torch.float64, device=device) for v in SITE)
+    tensors = [torch.tensor(v, device=device) for v in (r, az, h)]
     enu = geodesy.slant_to_enu(r, az, h, SITE)
     enu_t = geodesy.slant_to_enu(*tensors, site)
     assert isinstance(enu_t, torch.Tensor)
-    np.testing.assert_allclose(enu_t.numpy(), enu, atol=1e-8)
-    np.testing.assert_allclose(geodesy.slant_jacobian(enu_t, site).numpy(), geodesy.slant_jacobian(enu, SITE))
-    np.testing.assert_allclose(geodesy.polar_jacobian(enu_t).numpy(), geodesy.polar_jacobian(enu))
+    assert enu_t.device.type == device
+    np.testing.assert_allclose(enu_t.cpu().numpy(), enu, atol=1e-8)
+    np.testing.assert_allclose(geodesy.slant_jacobian(enu_t, site).cpu().numpy(), geodesy.slant_jacobian(enu, SITE))
+    np.testing.assert_allclose(geodesy.polar_jacobian(enu_t).cpu().numpy(), geodesy.polar_jacobian(enu))
     for got, expected in zip(geodesy.enu_to_polar(enu_t), geodesy.enu_to_polar(enu), strict=True):
-        np.testing.assert_allclose(got.numpy(), expected)
+        np.testing.assert_allclose(got.cpu().numpy(), expected)
 
 
 def test_torch_gradient_is_the_jacobian() -> None:
