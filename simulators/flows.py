@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.simulators.legs import Floats, Legs, Start
 from ssrtrack.simulators.schema import Flow
 from ssrtrack.units import DEG_RAD, FL_M, FPM_MPS, G_MPS2, KT_MPS, NM_M
@@ -104,7 +105,7 @@ def _manoeuvre(rules: _Rules, at: _Plane, inward: NDArray[np.bool_], u: Floats) 
     turning = inward | (u[2] < rules.turn_share) | ~(climbing | changing)
     sign = np.where(u[3] < 0.5, -1.0, 1.0)
     home = np.arctan2(-at.place_m[0], -at.place_m[1]) + (u[4] - 0.5) * np.pi / 2
-    back = (home - at.track_rad + np.pi) % TWO_PI - np.pi
+    back = wrapped_angle(home - at.track_rad)
     turn = np.where(inward, back, sign * _between(rules.turn_rad, u[5])) * turning
     steepest = np.arctan(rules.turn_rate_radps * at.speed_mps / G_MPS2)
     bank = np.minimum(_between(rules.bank_rad, u[6]), steepest)

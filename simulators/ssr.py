@@ -12,10 +12,8 @@ from ssrtrack.simulators.schema import Coverage, Quantisation, RadarSpec
 from ssrtrack.simulators.timing import TWO_PI, Crossings, beam_time
 from ssrtrack.simulators.traffic import Fleet
 from ssrtrack.simulators.trajectory import Paths
-from ssrtrack.units import DAY_S, DEG_RAD, FPM_MPS, FT_M, KT_MPS, NM_M
+from ssrtrack.units import AZIMUTH_LSB_RAD, DAY_S, DEG_RAD, FPM_MPS, FT_M, KT_MPS, NM_M, RANGE_LSB_M
 
-RANGE_LSB_M = NM_M / 256.0  # I048/040
-AZIMUTH_LSB_RAD = TWO_PI / 65536.0  # I048/040
 TIME_LSB_S = 1.0 / 128.0  # I048/140
 MODE_S_LSB_M, MODE_C_LSB_M = 25.0 * FT_M, 100.0 * FT_M  # Annex 10 IV
 EFFECTIVE_EARTH_M = A_M * 4.0 / 3.0  # ITU-R P.310

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.simulators.legs import Floats, Ints
 from ssrtrack.simulators.trajectory import Paths, horner, horner_slope
 
@@ -106,7 +107,7 @@ def _solved(paths: Paths, enu: Floats, flight: Ints, scan: Ints, guess: Floats, 
         ground2 = np.maximum(p[0] ** 2 + p[1] ** 2, 1e-6)
         rate = (p[1] * v[0] - p[0] * v[1]) / ground2
         beam = turn_rate[todo]
-        error = (beam * (t - north[todo]) - np.arctan2(p[0], p[1]) + np.pi) % TWO_PI - np.pi
+        error = wrapped_angle(beam * (t - north[todo]) - np.arctan2(p[0], p[1]))
         step = -error / np.maximum(beam - rate, 0.1 * beam)
         time_s[todo], piece[todo] = t + step, j
         position[:, todo] = p + v * step

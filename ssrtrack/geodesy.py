@@ -28,6 +28,11 @@ def _where(condition: Any, a: Any, b: float) -> Any:
     return xp.where(condition, a, xp.full_like(a, b))
 
 
+def wrapped_angle(angle_rad: Any) -> Any:
+    """Angles (...) brought into [−π, π): what a difference of azimuths or headings means."""
+    return (angle_rad + np.pi) % (2.0 * np.pi) - np.pi
+
+
 def geodetic_to_ecef(latitude_rad: Any, longitude_rad: Any, height_m: Any) -> Any:
     """ECEF position (..., 3) of WGS84 coordinates (...)."""
     xp = _xp(latitude_rad)

@@ -11,3 +11,6 @@ FL_M = 100.0 * FT_M  # one flight level: 100 ft of pressure altitude
 HPA_PA = 100.0
 G_MPS2 = 9.80665  # standard gravity, ISO 80000-3
 DAY_S = 86400.0
+# Resolution of I048/040, in which radars report and the simulator rounds.
+RANGE_LSB_M = NM_M / 256.0
+AZIMUTH_LSB_RAD = 2.0 * pi / 65536.0

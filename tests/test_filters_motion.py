@@ -9,7 +9,7 @@ from scipy.linalg import expm
 from ssrtrack.errors import EstimatorError
 from ssrtrack.filters.chain import Chain
 from ssrtrack.filters.motion import Motion, constant_acceleration, constant_velocity, coordinated_turn, singer
-from ssrtrack.filters.observation import wrapped
+from ssrtrack.geodesy import wrapped_angle
 
 STEPS = st.floats(0.0, 40.0)
 LINEAR = {
@@ -125,7 +125,7 @@ def test_impossible_models_are_refused(make: object) -> None:
 
 @given(st.floats(-1e3, 1e3))
 def test_wrapped_angles_are_in_the_half_open_circle(angle: float) -> None:
-    out = float(wrapped(np.array(angle)))
+    out = float(wrapped_angle(np.array(angle)))
     assert -np.pi <= out < np.pi
     assert np.cos(out) == pytest.approx(np.cos(angle), abs=1e-9)
     assert np.sin(out) == pytest.approx(np.sin(angle), abs=1e-9)

@@ -42,15 +42,20 @@ def constant_velocity(q_m2s3: float, name: str = "CV") -> Motion:
     _check_positive(name, q_m2s3=q_m2s3)
 
     def matrices(dt: Array) -> tuple[Array, Array]:
-        F, Q = _eye(dt, 4), np.zeros((dt.size, 4, 4))
-        for axis in (0, 1):
-            p, v = axis, 2 + axis
-            F[:, p, v] = dt
-            Q[:, p, p], Q[:, v, v] = q_m2s3 * dt**3 / 3.0, q_m2s3 * dt
-            Q[:, p, v] = Q[:, v, p] = q_m2s3 * dt**2 / 2.0
-        return F, Q
+        F = _eye(dt, 4)
+        F[:, 0, 2] = F[:, 1, 3] = dt
+        return F, white_acceleration(q_m2s3, dt)
 
     return _linear(name, 4, matrices, 0.0)
+
+
+def white_acceleration(q_m2s3: float, dt: Array) -> Array:
+    """Covariance (N, 4, 4) that white acceleration of density q adds to x, y, vx, vy in dt (N,)."""
+    Q = np.zeros((dt.size, 4, 4))
+    for p, v in ((0, 2), (1, 3)):
+        Q[:, p, p], Q[:, v, v] = q_m2s3 * dt**3 / 3.0, q_m2s3 * dt
+        Q[:, p, v] = Q[:, v, p] = q_m2s3 * dt**2 / 2.0
+    return Q
 
 
 def singer(sigma_mps2: float, tau_s: float, name: str = "Singer") -> Motion:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.filters.measurement import Measurements
-from ssrtrack.geodesy import polar_jacobian
+from ssrtrack.geodesy import polar_jacobian, wrapped_angle
 
 Array = NDArray[Any]
 
@@ -31,12 +31,6 @@ class Observation:
     def scaled(self, factor: float) -> "Observation":
         """The same with R multiplied by `factor`."""
         return Observation(self.z, factor * self.R, self.expect, self.expect_points, self.jacobian, self.residual)
-
-
-def wrapped(angle: Array) -> Array:
-    """Angles brought into [−π, π)."""
-    out: Array = (angle + np.pi) % (2.0 * np.pi) - np.pi
-    return out
 
 
 def position_observation(z: Measurements, mean: Array) -> Observation:
@@ -64,7 +58,7 @@ def polar_observation(z: Measurements, mean: Array) -> Observation:
         p = at_radar(x)
         slant = np.sqrt((p**2).sum(-1))
         azimuth = np.arctan2(p[..., 0], p[..., 1])
-        return np.stack([slant, wrapped(azimuth - _aligned(reference, azimuth[..., None]))], -1)
+        return np.stack([slant, wrapped_angle(azimuth - _aligned(reference, azimuth[..., None]))], -1)
 
     def jacobian(x: Array) -> Array:
         H = np.zeros((x.shape[0], 2, x.shape[1]))
@@ -73,7 +67,7 @@ def polar_observation(z: Measurements, mean: Array) -> Observation:
 
     here = at_radar(mean)
     reference = np.arctan2(here[:, 0], here[:, 1])
-    observed = np.stack([z.range_m, wrapped(z.azimuth_rad - reference)], -1)
+    observed = np.stack([z.range_m, wrapped_angle(z.azimuth_rad - reference)], -1)
     R = np.zeros((observed.shape[0], 2, 2))
     slope = here[:, 2] / np.sqrt((here**2).sum(-1))
     R[:, 0, 0] = z.sigma_range_m**2 + (slope * z.sigma_height_m) ** 2
@@ -96,5 +90,5 @@ def _aligned(values: Array, x: Array) -> Array:
 
 def _polar_residual(a: Array, b: Array) -> Array:
     y = a - b
-    y[1] = (y[1] + np.pi) % (2.0 * np.pi) - np.pi
+    y[1] = wrapped_angle(y[1])
     return y

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import PlotFlag, Plots, Radar
 from ssrtrack.errors import AsterixError
+from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.io.asterix import CHARS6
 from ssrtrack.io.asterix_bds import BDS
 from ssrtrack.io.asterix_encode import encode_block, encode_record, pack, raw_range
@@ -22,16 +23,15 @@ from ssrtrack.io.asterix_items import Field
 from ssrtrack.io.asterix_plots import (
     ALTITUDE_FLAGS,
     ALTITUDE_LSB_M,
-    AZIMUTH_LSB_RAD,
     BDS_COLUMNS,
     DESCRIPTOR_FLAGS,
     MODE3A_FLAGS,
     NORTH_MARKER,
-    RANGE_LSB_M,
     SECTOR_CROSSING,
     Service,
 )
 from ssrtrack.io.asterix_time import DAY_TICKS, TICKS_PER_S
+from ssrtrack.units import AZIMUTH_LSB_RAD, RANGE_LSB_M
 
 Array = NDArray[Any]
 SITE_LSB_DEG = 180 / 2**23
@@ -176,7 +176,7 @@ def _registers(plots: Plots) -> dict[tuple[int, int], dict[int, dict[str, int]]]
         spec = specs[where.register, where.name]
         values = getattr(plots, column).astype(np.float64)
         if where.circular:
-            values = (values + pi) % (2 * pi) - pi
+            values = wrapped_angle(values)
             values = np.where(np.rint(values / (spec.lsb * where.si)) > raw_range(spec)[1], values - 2 * pi, values)
         raw = _raw(column, values, spec.lsb * where.si, spec)
         for row in np.flatnonzero(~np.isnan(values)).tolist():
@@ -240,7 +240,7 @@ def rotation_period_s(plots: Plots) -> float:
     rows = rows[np.argsort(plots.address[rows], kind="stable")]
     same = np.diff(plots.address[rows]) == 0
     dt = np.diff(plots.time_s[rows])[same]
-    turn = (np.diff(plots.azimuth_rad[rows])[same] + pi) % (2 * pi) - pi
+    turn = wrapped_angle(np.diff(plots.azimuth_rad[rows])[same])
     usable = dt > SHORTEST_TURN_S  # shorter steps are double reports
     return float(np.median((dt / (1 + turn / (2 * pi)))[usable])) if usable.any() else float("nan")
 

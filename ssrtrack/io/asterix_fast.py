@@ -7,7 +7,7 @@ records at once. A file of any size is read in windows: it is mapped, never load
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -320,8 +320,3 @@ def _fill_empty(items: list[RawRecord], item: str, sub: str, columns: Columns) -
     slot = layout(columns.category).slots.index(f"{item}/{sub}")
     for row in np.flatnonzero(columns.item_offset[:, slot] >= 0).tolist():
         items[row][item].setdefault(sub, [])
-
-
-def first_records(path: Path, count: int) -> list[Record]:
-    """The first records of a file, as dictionaries."""
-    return list(islice((record for columns in stream(path) for record in records(columns)), count))

@@ -13,13 +13,11 @@ from ssrtrack.io.asterix_bds import BDS
 from ssrtrack.io.asterix_fast import Columns, bds, part
 from ssrtrack.io.asterix_frame import Summary
 from ssrtrack.io.asterix_walk import layout
-from ssrtrack.units import DEG_RAD, FL_M, FPM_MPS, FT_M, HPA_PA, KT_MPS, NM_M
+from ssrtrack.units import AZIMUTH_LSB_RAD, DEG_RAD, FL_M, FPM_MPS, FT_M, HPA_PA, KT_MPS, RANGE_LSB_M
 
 Array = NDArray[Any]
 
 NORTH_MARKER, SECTOR_CROSSING = 1, 2
-RANGE_LSB_M = NM_M / 256
-AZIMUTH_LSB_RAD = 2 * pi / 65536
 ALTITUDE_LSB_M = FL_M / 4
 
 # I048/020, first and second octet, and I048/070, I048/090: the bit of PlotFlag that each field sets.

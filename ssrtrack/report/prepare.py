@@ -5,6 +5,7 @@ from math import ceil, inf
 import numpy as np
 from numpy.typing import NDArray
 
+from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.scoring.result import EvaluationResult, FlightExample, Histogram
 from ssrtrack.units import NM_M
 
@@ -54,7 +55,7 @@ def _turning(example: FlightExample) -> Array:
     if example.smoothed_m is not None and len(change) > 2:
         step = np.diff(np.asarray(example.smoothed_m, dtype=np.float64), axis=0)
         course = np.arctan2(step[:, 0], step[:, 1])
-        turned = np.abs((np.diff(course) + np.pi) % (2 * np.pi) - np.pi)
+        turned = np.abs(wrapped_angle(np.diff(course)))
         change[1:-1] = np.clip(np.nan_to_num(turned), 0.0, 0.5)  # a jump of a bad plot is no turn
     return change
 

@@ -1,7 +1,8 @@
 """Tracker velocity against the aircraft's own: BDS 5,0 ground speed and true track angle.
 
-A register can be up to one scan older than the plot it came with (the transponder refreshes it every 1.3 s at most, and
-a radar may repeat its last extraction), so a turn at 3 deg/s alone makes some degrees; they are compared as they are.
+A register can be up to one scan older than the plot it came with (the transponder refreshes it every 1.3 s at most,
+ICAO Doc 9871, and a radar may repeat its last extraction), so a turn at 3 deg/s alone makes some degrees; they are
+compared as they are.
 """
 
 from typing import Any

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.filters.measurement import Measurements, TrackingFrame
-from ssrtrack.geodesy import polar_jacobian
+from ssrtrack.filters.motion import white_acceleration
+from ssrtrack.geodesy import polar_jacobian, wrapped_angle
 from ssrtrack.tracking.truth import TrueStates
 
 Array = NDArray[Any]
@@ -45,7 +46,7 @@ def bound_variances(
         if k:
             dt = z.time_s[alive, k] - z.time_s[alive, k - 1]
             F = _transition(dt, turn[alive, k])
-            part = F @ part @ np.swapaxes(F, 1, 2) + _turbulence(dt, turbulence_psd_m2ps3)
+            part = F @ part @ np.swapaxes(F, 1, 2) + white_acceleration(turbulence_psd_m2ps3, dt)
             for i in range(2):
                 part = _updated(part, rows[alive, k, i], variances[i][alive, k], z.valid[alive, k])
         P[alive] = part
@@ -89,7 +90,7 @@ def _turn_angle(truth: TrueStates) -> Array:
     heading = np.arctan2(truth.velocity_mps[..., 1], truth.velocity_mps[..., 0])
     angle = np.zeros(heading.shape)
     change = np.diff(heading, axis=1)
-    angle[:, 1:] = np.nan_to_num((change + np.pi) % (2.0 * np.pi) - np.pi)
+    angle[:, 1:] = np.nan_to_num(wrapped_angle(change))
     return angle
 
 
@@ -105,16 +106,6 @@ def _transition(dt: Array, angle: Array) -> Array:
     F[:, 0, 2], F[:, 0, 3], F[:, 1, 2], F[:, 1, 3] = along, -across, across, along
     F[:, 2, 2], F[:, 2, 3], F[:, 3, 2], F[:, 3, 3] = cos, -sin, sin, cos
     return F
-
-
-def _turbulence(dt: Array, psd: float) -> Array:
-    """Covariance (N, 4, 4) that white acceleration adds in dt."""
-    Q = np.zeros((dt.size, 4, 4))
-    for i in range(2):
-        Q[:, i, i] = psd * dt**3 / 3.0
-        Q[:, i, i + 2] = Q[:, i + 2, i] = psd * dt**2 / 2.0
-        Q[:, i + 2, i + 2] = psd * dt
-    return Q
 
 
 def _updated(P: Array, row: Array, variance: Array, valid: Array) -> Array:

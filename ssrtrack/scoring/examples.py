@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import Phase
 from ssrtrack.filters.run import TrackHistory
+from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.scoring.result import FlightExample
 from ssrtrack.scoring.scene import Scene, flight_label
 
@@ -78,7 +79,7 @@ def turning_s(scene: Scene) -> Array:
         return np.asarray(dt.sum(1))
     vx, vy = scene.smoothed[..., 2], scene.smoothed[..., 3]
     heading = np.arctan2(vx, vy)
-    change = np.abs((np.diff(heading, axis=1) + np.pi) % (2.0 * np.pi) - np.pi)
+    change = np.abs(wrapped_angle(np.diff(heading, axis=1)))
     with np.errstate(invalid="ignore"):
         turn = (np.hypot(vx, vy)[:, 1:] > MIN_SPEED_MPS) & (change > MIN_TURN_RADPS * dt)
     return np.asarray((dt * turn).sum(1))

@@ -6,14 +6,15 @@ slow (bias, registration) does not show; what is quick does, and so do manoeuvre
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import pi, sqrt
+from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.tracking.flights import FlightBatch
-from ssrtrack.units import NM_M
+from ssrtrack.units import AZIMUTH_LSB_RAD, NM_M, RANGE_LSB_M
 
 Array = NDArray[Any]
 
@@ -25,8 +26,6 @@ MIN_WINDOWS = 30
 BLOCK = 20_000  # windows fitted at a time
 TAIL_SIGMA = 5.0  # of a million Gaussian residuals 0.6 lie beyond
 MAD_TO_SIGMA = 1.482602218505602  # 1 / (sqrt(2) erfinv(1/2))
-RANGE_LSB_M = NM_M / 256.0  # I048/040
-AZIMUTH_LSB_RAD = 2.0 * pi / 65536.0
 FLOOR_RANGE_M, FLOOR_AZIMUTH_RAD = RANGE_LSB_M / sqrt(12.0), AZIMUTH_LSB_RAD / sqrt(12.0)
 
 
@@ -88,7 +87,7 @@ def _window_residuals(batch: FlightBatch, first: Array) -> tuple[Array, Array]:
     """Residuals of the windows that begin at rows `first`."""
     plots, at = batch.plots, first[:, None] + np.arange(WINDOW)
     azimuth = plots.azimuth_rad[at]
-    azimuth = (azimuth - azimuth[:, [CENTRE]] + pi) % (2.0 * pi) - pi
+    azimuth = wrapped_angle(azimuth - azimuth[:, [CENTRE]])
     weights = _centre_weights(plots.time_s[at])
     return _normalised(plots.range_m[at], weights), _normalised(azimuth, weights)
 

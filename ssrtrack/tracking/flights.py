@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import PlotFlag, Plots
 from ssrtrack.errors import ScoringError
+from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.units import NM_M
 
 Array = NDArray[Any]
@@ -312,7 +313,7 @@ def _stationary(table: _Sorted) -> Array:
     """Flights (flights,) whose plots all lie within a small patch."""
     starts, c = table.starts[:-1], table.columns
     offset = c["azimuth_rad"] - np.repeat(c["azimuth_rad"][starts], np.diff(table.starts))
-    offset = (offset + np.pi) % (2.0 * np.pi) - np.pi
+    offset = wrapped_angle(offset)
     deep = np.maximum.reduceat(c["range_m"], starts) - np.minimum.reduceat(c["range_m"], starts)
     turned = np.maximum.reduceat(offset, starts) - np.minimum.reduceat(offset, starts)
     wide = turned * np.maximum.reduceat(c["range_m"], starts)

@@ -160,7 +160,6 @@ def _in_frame(table: Truth, site_rad: tuple[float, float, float]) -> Array:
 
 def _interpolated(a: Array, b: Array, dt: Array, u: Array, known: Array) -> TrueStates:
     """Cubic Hermite position and velocity at u in [0, 1] between states a and b (n, 7) that are dt apart."""
-    a, b = a.copy(), b
     h, s = dt[:, None], u[:, None]
     s2, s3 = s * s, s * s * s
     p0, v0, p1, v1 = a[:, :3], a[:, 3:6], b[:, :3], b[:, 3:6]
