@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
@@ -86,6 +86,7 @@ def test_turn_rate_returns_to_its_mean_with_its_stationary_spread() -> None:
 
 @given(STEPS, STEPS, st.lists(st.floats(0.5, 600.0), min_size=2, max_size=4), st.integers(0, 1000))
 @settings(max_examples=60)
+@example(0.0, 5e-324, [1.0, 1.0], 0)  # the shortest step there is
 def test_chain_is_a_semigroup_of_stochastic_matrices(a: float, b: float, sojourn: list[float], seed: int) -> None:
     size = len(sojourn)
     jump = np.random.default_rng(seed).uniform(0.05, 1.0, (size, size)) * (1.0 - np.eye(size))

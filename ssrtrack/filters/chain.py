@@ -47,7 +47,7 @@ class Chain:
         rate = float((1.0 / self.sojourn_s).max())
         kernel = np.eye(models) + (self.jump - np.eye(models)) / (self.sojourn_s * rate)[:, None]
         longest = float(dt_s.max(initial=0.0)) * rate
-        halvings = max(0, int(np.ceil(np.log2(longest / 16.0)))) if longest > 0.0 else 0
+        halvings = max(0, int(np.ceil(np.log2(longest / 16.0)))) if longest > 16.0 else 0
         mean = dt_s * rate / 2.0**halvings
         top = float(mean.max(initial=0.0))
         weight, power = np.exp(-mean), np.eye(models)
