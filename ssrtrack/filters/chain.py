@@ -77,3 +77,25 @@ class Chain:
         share = np.maximum(visits * self.sojourn_s, 1e-12)
         out: Array = np.log(share / share.sum())
         return out
+
+    def spectrum(self) -> tuple[Array, Array]:
+        """λ (M − 1,) and A (M − 1, M, M) with Π(T) = I + Σ_k A_k (e^(λ_k T) − 1), the eigenvalue 0 left out.
+
+        Three exponentials a step in place of a matrix series, for the batched engine.
+
+        Raises:
+            EstimatorError: the chain has complex rates (it goes round in circles) or lacks eigenvectors.
+        """
+        models = self.sojourn_s.size
+        rates, vectors = np.linalg.eig((self.jump - np.eye(models)) / self.sojourn_s[:, None])
+        rows = np.linalg.solve(vectors, np.eye(models, dtype=vectors.dtype))
+        order = np.argsort(np.abs(rates))[1:]
+        shares = np.array([np.outer(vectors[:, k], rows[k]) for k in order]).reshape(-1, models, models)
+        steps = np.outer([0.1, 1.0, 5.0], self.sojourn_s).ravel()
+        again = np.eye(models) + np.einsum("sk,kij->sij", np.expm1(np.outer(steps, rates[order])), shares)
+        if np.iscomplexobj(rates) or np.abs(again - self.matrix(steps)).max() > 1e-12:
+            raise EstimatorError(
+                f"a chain with jumps {self.jump.tolist()} has no real spectrum, so the batched engine cannot run it; "
+                "use backend='filterpy', or let models that leave to one another be symmetric"
+            )
+        return rates[order], shares

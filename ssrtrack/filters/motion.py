@@ -26,8 +26,11 @@ class Motion:
     matrices(dt (N,)) gives Q (N, n, n), and F (N, n, n) if the model is linear (else None). move(x (..., n), dt (...))
     and jacobian(x (N, n), dt (N,)) serve the nonlinear ones. A flight that enters the model, at the start of a track
     or from another model, draws the components after the fourth from N(entry_mean, diag(entry_variance)), (n − 4,).
+    kind and parameters say the same to the batched engine (`ssrtrack.kernels.kalman_motion.KINDS`).
     """
 
+    kind: str
+    parameters: tuple[float, ...]
     name: str
     size: int
     matrices: Callable[[Array], tuple[Array | None, Array]]
@@ -46,7 +49,7 @@ def constant_velocity(q_m2s3: float, name: str = "CV") -> Motion:
         F[:, 0, 2] = F[:, 1, 3] = dt
         return F, white_acceleration(q_m2s3, dt)
 
-    return _linear(name, 4, matrices, 0.0)
+    return _linear("cv", (q_m2s3,), name, 4, matrices, 0.0)
 
 
 def white_acceleration(q_m2s3: float, dt: Array) -> Array:
@@ -85,7 +88,7 @@ def singer(sigma_mps2: float, tau_s: float, name: str = "Singer") -> Motion:
             Q[:, axis::2, axis::2] = block
         return F, Q
 
-    return _linear(name, 6, matrices, sigma_mps2**2)
+    return _linear("singer", (sigma_mps2, tau_s), name, 6, matrices, sigma_mps2**2)
 
 
 def constant_acceleration(q_m2s5: float, entry_sigma_mps2: float, name: str = "CA") -> Motion:
@@ -102,7 +105,7 @@ def constant_acceleration(q_m2s5: float, entry_sigma_mps2: float, name: str = "C
             Q[:, axis::2, axis::2] = block
         return F, Q
 
-    return _linear(name, 6, matrices, entry_sigma_mps2**2)
+    return _linear("ca", (q_m2s5, entry_sigma_mps2), name, 6, matrices, entry_sigma_mps2**2)
 
 
 def coordinated_turn(
@@ -147,7 +150,9 @@ def coordinated_turn(
         return F
 
     straight = constant_velocity(q_m2s3)
-    return Motion(name, 5, matrices, move, jacobian, np.array([rate_radps]), np.array([rate_sigma_radps**2]))
+    parameters = (rate_radps, rate_sigma_radps, tau_s, q_m2s3)
+    entry = np.array([rate_radps]), np.array([rate_sigma_radps**2])
+    return Motion("ct", parameters, name, 5, matrices, move, jacobian, *entry)
 
 
 def _check_positive(model: str, **values: float) -> None:
@@ -169,7 +174,14 @@ def _turn_terms(omega: Array, dt: Array) -> tuple[Array, Array, Array, Array, Ar
     return s, c, sin, cos, ds, dc
 
 
-def _linear(name: str, size: int, matrices: Callable[[Array], tuple[Array, Array]], entry_variance: float) -> Motion:
+def _linear(
+    kind: str,
+    parameters: tuple[float, ...],
+    name: str,
+    size: int,
+    matrices: Callable[[Array], tuple[Array, Array]],
+    entry_variance: float,
+) -> Motion:
     def move(x: Array, dt: Array) -> Array:
         step = np.broadcast_to(np.asarray(dt, np.float64), x.shape[:-1])
         F = matrices(step.reshape(-1))[0].reshape(*step.shape, size, size)
@@ -180,7 +192,8 @@ def _linear(name: str, size: int, matrices: Callable[[Array], tuple[Array, Array
         return matrices(dt)[0]
 
     extra = size - 4
-    return Motion(name, size, matrices, move, jacobian, np.zeros(extra), np.full(extra, entry_variance))
+    entry = np.zeros(extra), np.full(extra, entry_variance)
+    return Motion(kind, parameters, name, size, matrices, move, jacobian, *entry)
 
 
 def _eye(dt: Array, size: int) -> Array:

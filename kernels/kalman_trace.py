@@ -1,0 +1,193 @@
+"""Formulas to source code: expressions that write themselves down as straight lines, each computed once.
+
+An `Expression` stands for a scalar of one track. Arithmetic on it is recorded in its `Trace`; what was recorded before
+is found again (common subexpressions), and constants are folded. `statements` then gives the lines that compute the
+wanted results, in the order of recording, without what nobody needs.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Node = tuple[Any, ...]  # (operation, operands): operands are numbers of earlier nodes
+
+_NUMBERS: dict[str, Callable[..., float]] = {
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "neg": lambda a: -a,
+    "sqrt": math.sqrt,
+    "exp": math.exp,
+    "log": math.log,
+}
+
+
+class Trace:
+    """The record: nodes in the order in which they were first asked for."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self._known: dict[Node, int] = {}
+
+    def input(self, name: str) -> "Expression":
+        """A value that the surrounding code provides under this name."""
+        return Expression(self, self._number(("input", name)))
+
+    def constant(self, value: float) -> "Expression":
+        """A number."""
+        return Expression(self, self._number(("constant", float(value))))
+
+    def record(self, operation: str, *operands: Any) -> Any:
+        """The expression operation(operands), or its number if all operands are numbers."""
+        if operation in _NUMBERS and all(isinstance(x, int | float) for x in operands):
+            return _NUMBERS[operation](*operands)
+        return Expression(self, self._number((operation, *(self._operand(x) for x in operands))))
+
+    def _operand(self, x: Any) -> int:
+        return x.number if isinstance(x, Expression) else self.constant(x).number
+
+    def _number(self, node: Node) -> int:
+        if node not in self._known:
+            self._known[node] = len(self.nodes)
+            self.nodes.append(node)
+        return self._known[node]
+
+
+class Expression:
+    """One scalar of the trace; the methods are those of a torch tensor that the formulas use."""
+
+    def __init__(self, trace: Trace, number: int) -> None:
+        self.trace, self.number = trace, number
+
+    def __add__(self, other: Any) -> Any:
+        return self if _is(other, 0.0) else self.trace.record("add", self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return self + other
+
+    def __sub__(self, other: Any) -> Any:
+        return self if _is(other, 0.0) else self.trace.record("sub", self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return -self if _is(other, 0.0) else self.trace.record("sub", other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        if _is(other, 0.0):
+            return 0.0
+        return self if _is(other, 1.0) else self.trace.record("mul", self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self * other
+
+    def __truediv__(self, other: Any) -> Any:
+        return self if _is(other, 1.0) else self.trace.record("div", self, other)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return 0.0 if _is(other, 0.0) else self.trace.record("div", other, self)
+
+    def __neg__(self) -> Any:
+        return self.trace.record("neg", self)
+
+    def __gt__(self, other: Any) -> "Expression":
+        out: Expression = self.trace.record("gt", self, other)
+        return out
+
+    def __lt__(self, other: Any) -> "Expression":
+        out: Expression = self.trace.record("lt", self, other)
+        return out
+
+    def __and__(self, other: "Expression") -> Any:
+        return self.trace.record("and", self, other)
+
+    def __or__(self, other: "Expression") -> Any:
+        return self.trace.record("or", self, other)
+
+    def __invert__(self) -> Any:
+        return self.trace.record("not", self)
+
+    def choose(self, a: Any, b: Any) -> Any:
+        """a where this condition holds, else b."""
+        same = a is b or (isinstance(a, Expression) and isinstance(b, Expression) and a.number == b.number)
+        return a if same else self.trace.record("where", self, a, b)
+
+    def sqrt(self) -> Any:
+        """Square root."""
+        return self.trace.record("sqrt", self)
+
+    def exp(self) -> Any:
+        """Exponential."""
+        return self.trace.record("exp", self)
+
+    def expm1(self) -> Any:
+        """exp − 1, exact near 0."""
+        return self.trace.record("expm1", self)
+
+    def log(self) -> Any:
+        """Natural logarithm."""
+        return self.trace.record("log", self)
+
+    def sin(self) -> Any:
+        """Sine."""
+        return self.trace.record("sin", self)
+
+    def cos(self) -> Any:
+        """Cosine."""
+        return self.trace.record("cos", self)
+
+    def atan2(self, other: Any) -> Any:
+        """Angle whose tangent is self / other, in its quadrant."""
+        return self.trace.record("atan2", self, other)
+
+
+INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "lt": "<", "and": "&", "or": "|"}
+
+
+def statements(
+    results: Sequence[Any], names: Callable[[str], str], constant: Callable[[float], str]
+) -> tuple[list[str], list[str]]:
+    """Lines of Python that compute the results, and the results as text.
+
+    `names` spells the functions of a backend ("sqrt", "where", …), `constant` a number.
+    """
+    trace = next((x.trace for x in results if isinstance(x, Expression)), None)
+    nodes = trace.nodes if trace is not None else []
+    needed = _needed(nodes, [x.number for x in results if isinstance(x, Expression)])
+
+    def text(number: int) -> str:
+        operation, *operands = nodes[number]
+        if operation == "input":
+            return str(operands[0])
+        return constant(operands[0]) if operation == "constant" else f"t{number}"
+
+    lines = []
+    for number in sorted(needed):
+        operation, *operands = nodes[number]
+        if operation in ("input", "constant"):
+            continue
+        if operation in INFIX:
+            right = f"{text(operands[0])} {INFIX[operation]} {text(operands[1])}"
+        elif operation == "neg":
+            right = f"-{text(operands[0])}"
+        else:
+            right = f"{names(operation)}({', '.join(text(x) for x in operands)})"
+        lines.append(f"t{number} = {right}")
+    return lines, [text(x.number) if isinstance(x, Expression) else constant(x) for x in results]
+
+
+def _needed(nodes: Sequence[Node], wanted: Sequence[int]) -> set[int]:
+    needed: set[int] = set()
+    waiting = list(wanted)
+    while waiting:
+        number = waiting.pop()
+        if number in needed:
+            continue
+        needed.add(number)
+        operation, *operands = nodes[number]
+        if operation not in ("input", "constant"):
+            waiting += operands
+    return needed
+
+
+def _is(x: Any, value: float) -> bool:
+    return isinstance(x, int | float) and x == value

@@ -1,0 +1,106 @@
+"""Banks and measurements as the kernels take them: a form, a parameter vector, packed columns; and results back."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssrtrack.errors import EstimatorError
+from ssrtrack.filters.bank import Bank
+from ssrtrack.filters.gaussian import gate_threshold
+from ssrtrack.filters.measurement import Measurements
+from ssrtrack.filters.run import flight_lengths
+from ssrtrack.kernels.kalman_form import Form
+from ssrtrack.kernels.kalman_layout import Layout
+from ssrtrack.kernels.kalman_motion import KINDS
+
+Array = NDArray[Any]
+
+
+def form_of(bank: Bank) -> Form:
+    """What of a bank decides the code."""
+    kinds = tuple(motion.kind for motion in bank.motions)
+    unknown = sorted({kind for kind in kinds if kind not in KINDS})
+    if unknown:
+        raise EstimatorError(f"the batched engine has no motion models {unknown}; known: {', '.join(KINDS)}")
+    # Sigma points are exact where motion and observation are linear; the plain filter is then the same.
+    linear = bank.observation == "position" and "ct" not in kinds
+    engine = "extended" if linear else bank.engine
+    return Form(kinds, engine, bank.observation, bank.options.gate is not None, bank.options.tail_weight > 0.0)
+
+
+def parameters_of(bank: Bank) -> Array:
+    """The bank's numbers, in the order of `ssrtrack.kernels.kalman_form.parameters`."""
+    values = [value for motion in bank.motions for value in motion.parameters]
+    if len(bank.motions) > 1:
+        rates, shares = bank.chain.spectrum()
+        values += [*np.asarray(bank.chain.log_start()), *rates, *shares.ravel()]
+    options = bank.options
+    weight = options.tail_weight
+    tail = (np.log1p(-weight), np.log(weight), options.tail_scale**2) if weight > 0.0 else (0.0, 0.0, 1.0)
+    threshold = gate_threshold(options.gate)
+    values += [options.speed_sigma_mps**2, threshold, float(options.reopen_after), *tail]
+    return np.array(values, np.float64)
+
+
+def packed_measurements(z: Measurements, polar: bool) -> tuple[Array, Layout]:
+    """Columns (C, P) of whole flights in packed order, float64, and their layout.
+
+    Raises:
+        EstimatorError: as `flight_lengths`, or times run backwards.
+    """
+    layout = Layout.of(flight_lengths(z))
+    cells = layout.cells()
+    time_s = z.time_s[cells]
+    before = z.time_s[cells[0], np.maximum(cells[1] - 1, 0)]
+    dt = time_s - before
+    if (dt < 0.0).any():
+        raise EstimatorError(
+            f"time step of {float(dt.min())} s; plots must be in time order with finite times (sort them first)"
+        )
+    valid = z.valid[cells]
+    R = np.where(valid[:, None, None], z.covariance_m2[cells], 0.0)
+    position = np.where(valid[:, None], z.position_m[cells], 0.0)
+    columns = [dt, position[:, 0], position[:, 1], R[:, 0, 0], R[:, 0, 1], R[:, 1, 1]]
+    if polar:
+        columns += _polar_columns(z, cells)
+    return np.stack(columns) if layout.plots else np.zeros((len(columns), 0)), layout
+
+
+def _polar_columns(z: Measurements, cells: tuple[Array, Array]) -> list[Array]:
+    """The polar columns; a miss repeats its flight's last plot, so that no formula meets a division by zero there."""
+    held = np.maximum.accumulate(np.where(z.valid, np.arange(z.valid.shape[1]), 0), axis=1)
+    cells = cells[0], held[cells]
+    radar, azimuth = z.radar_id[cells], z.azimuth_rad[cells]
+    turn, place = z.frame.rotation[radar], z.frame.position_m[radar]
+    origin = np.zeros((radar.size, 3))
+    origin[:, 2] = z.up_m[cells]
+    at_origin = np.einsum("pij,pj->pi", turn, origin - place)
+    return [
+        z.range_m[cells],
+        np.sin(azimuth),
+        np.cos(azimuth),
+        z.sigma_range_m[cells] ** 2,
+        z.sigma_azimuth_rad[cells] ** 2,
+        z.sigma_height_m[cells] ** 2,
+        *(turn[:, axis, c] for axis in range(3) for c in range(2)),
+        *at_origin.T,
+    ]
+
+
+def unpacked_rows(rows: Array, layout: Layout, shape: tuple[int, int]) -> Array:
+    """Packed rows (D, P) as a table (N, T, D); NaN in the padding."""
+    out = np.full((shape[1], shape[0], rows.shape[0]), np.nan)
+    place, column = layout.cells()
+    out[column, place] = rows.T
+    table: Array = np.swapaxes(out, 0, 1)
+    return table
+
+
+_UPPER = np.array([[0, 1, 2, 3], [1, 4, 5, 6], [2, 5, 7, 8], [3, 6, 8, 9]])
+
+
+def moments(rows: Array, layout: Layout, shape: tuple[int, int]) -> tuple[Array, Array]:
+    """Estimates packed as (14, P): mean (N, T, 4), covariance (N, T, 4, 4)."""
+    table = unpacked_rows(rows, layout, shape)
+    return table[..., :4], table[..., 4:][..., _UPPER]
