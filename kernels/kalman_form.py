@@ -54,7 +54,7 @@ class Form:
 class Parameters:
     """The numbers: per model as listed at `KINDS`; chain spectrum λ_k and A_k; start; options."""
 
-    models: list[Sequence[Scalar]]
+    models: Sequence[Sequence[Scalar]]
     log_start: Sequence[Scalar]
     chain_rate: Sequence[Scalar]
     chain_share: Sequence[Sequence[Sequence[Scalar]]]

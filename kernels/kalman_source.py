@@ -1,0 +1,116 @@
+"""Python source of the scan, traced from the formulas: what numba and Triton compile.
+
+The source lies in the user's cache folder, one file for each form, outputs and precision, so that numba keeps its
+machine code beside it and a reader or a debugger can look at it. `SSRTRACK_CACHE` names another folder.
+"""
+
+import hashlib
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ssrtrack.kernels.kalman_form import Form, parameters
+from ssrtrack.kernels.kalman_scan import Results, advance, first
+from ssrtrack.kernels.kalman_trace import Trace, statements
+
+Body = tuple[list[str], list[str], list[str]]  # lines; the new state's scalars; the outputs' scalars
+Spelling = Callable[[str], str]
+
+
+class Constants:
+    """Numbers of a traced body as named constants of the kernel's own precision: a bare 0.1 would be float64."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+
+    def __call__(self, value: float) -> str:
+        return self.names.setdefault(repr(float(value)), f"K{len(self.names)}")
+
+    def lines(self, spell: Callable[[str], str]) -> list[str]:
+        """One assignment for each constant; `spell` wraps its digits in the precision."""
+        return [f"{name} = {spell(digits)}" for digits, name in self.names.items()]
+
+
+def first_body(form: Form, outputs: Sequence[str], spelling: Spelling, constants: Constants) -> Body:
+    """From parameters p… and columns c… to state and outputs at a track's first plot."""
+    trace = Trace()
+    columns = [trace.input(f"c{i}") for i in range(len(form.columns))]
+    values, results = first(form, _parameters(form, trace), columns, outputs)
+    return _body(values, results, outputs, spelling, constants)
+
+
+def step_body(form: Form, outputs: Sequence[str], spelling: Spelling, constants: Constants) -> Body:
+    """From parameters p…, state s… and columns c… to state and outputs one column later."""
+    trace = Trace()
+    columns = [trace.input(f"c{i}") for i in range(len(form.columns))]
+    state = [trace.input(f"s{i}") for i in range(form.state_size)]
+    values, results = advance(form, _parameters(form, trace), state, columns, outputs)
+    return _body(values, results, outputs, spelling, constants)
+
+
+def _parameters(form: Form, trace: Trace) -> Any:
+    return parameters(form, [trace.input(f"p{i}") for i in range(form.parameter_count)])
+
+
+def _body(values: Sequence[Any], results: Results, outputs: Sequence[str], spelling: Spelling, k: Constants) -> Body:
+    wanted = [*values, *(x for name in outputs for x in results[name])]
+    lines, texts = statements(wanted, spelling, k)
+    return lines, texts[: len(values)], texts[len(values) :]
+
+
+def used(lines: Sequence[str], letter: str, count: int) -> list[int]:
+    """Which of the inputs letter0 … the lines mention, so that a kernel loads no other."""
+    words = {word for line in lines for word in line.replace("(", " ").replace(")", " ").replace(",", " ").split()}
+    return [i for i in range(count) if f"{letter}{i}" in words]
+
+
+def module(name: str, text: str) -> ModuleType:
+    """The module with this source, written to the cache folder if it is not there yet."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    name = f"ssrtrack_{name}_{digest}"
+    if name in sys.modules:
+        return sys.modules[name]
+    path = _folder() / f"{name}.py"
+    if not path.exists():
+        _write(path, text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # a .py file always has them
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    sys.modules[name] = loaded
+    return loaded
+
+
+def _write(path: Path, text: str) -> None:
+    # Whole or not at all: other processes may look at the same moment.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    Path(temporary).replace(path)
+
+
+def _folder() -> Path:
+    given = os.environ.get("SSRTRACK_CACHE")
+    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssrtrack"
+    try:
+        base.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=base):
+            return base
+    except OSError:
+        # A read-only home: compile anew in every process rather than fail.
+        return _scratch()
+
+
+def _scratch() -> Path:
+    global _SCRATCH
+    if _SCRATCH is None:
+        _SCRATCH = tempfile.TemporaryDirectory(prefix="ssrtrack-kernels-")
+    return Path(_SCRATCH.name)
+
+
+_SCRATCH: "tempfile.TemporaryDirectory[str] | None" = None
