@@ -1,0 +1,151 @@
+"""The scan compiled by Triton: one program for each block of neighbouring tracks, a loop over time, state in registers."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+
+from ssrtrack.kernels.kalman_form import Form
+from ssrtrack.kernels.kalman_layout import Layout
+from ssrtrack.kernels.kalman_scan import output_sizes
+from ssrtrack.kernels.kalman_source import Body, Constants, first_body, module, step_body, used
+
+Tensor = Any
+# Tracks for each program, and its warps: one track a thread, so that a track's whole state fits the registers.
+BLOCK, WARPS = 128, 4
+HELPERS = {"expm1", "atan2"}
+
+
+def scan(
+    form: Form, vector: Tensor, columns: Tensor, layout: Layout, outputs: Sequence[str], state: Tensor | None
+) -> tuple[dict[str, Tensor], Tensor]:
+    """One backend of `ssrtrack.kernels.kalman.scan`, on the device and in the precision of `columns`."""
+    sizes = output_sizes(form)
+    out = columns.new_empty((sum(sizes[name] for name in outputs), layout.plots))
+    final = columns.new_empty((form.state_size, layout.tracks)) if state is None else state.to(columns).clone()
+    launch(form, vector, columns, device_layout(layout, columns.device), outputs, final, out, fresh=state is None)
+    parts, at = {}, 0
+    for name in outputs:
+        parts[name], at = out[at : at + sizes[name]], at + sizes[name]
+    return parts, final
+
+
+def device_layout(layout: Layout, device: Any) -> tuple[Tensor, Tensor, int]:
+    """alive and offsets on the device, and the number of tracks."""
+    return torch.from_numpy(layout.alive).to(device), torch.from_numpy(layout.offsets).to(device), layout.tracks
+
+
+def launch(
+    form: Form,
+    vector: Tensor,
+    columns: Tensor,
+    layout: tuple[Tensor, Tensor, int],
+    outputs: Sequence[str],
+    state: Tensor,
+    out: Tensor,
+    *,
+    fresh: bool,
+) -> None:
+    """Run the kernel into given tensors: state (S, N) is read unless `fresh`, then holds the final one; out (D, P)."""
+    alive, offsets, tracks = layout
+    if not tracks:
+        return
+    kernel = compiled(form, tuple(outputs), str(columns.dtype).removeprefix("torch."))
+    grid = (triton.cdiv(tracks, BLOCK),)
+    kernel[grid](
+        columns.contiguous(),
+        offsets,
+        alive,
+        vector.to(columns).contiguous(),
+        state,
+        out,
+        columns.shape[1],
+        tracks,
+        alive.numel(),
+        FRESH=fresh,
+        BLOCK=BLOCK,
+        num_warps=WARPS,
+    )
+
+
+@lru_cache(maxsize=None)
+def compiled(form: Form, outputs: tuple[str, ...], dtype: str) -> Any:
+    """The kernel."""
+    return module("triton", source(form, outputs, dtype)).scan
+
+
+def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
+    """The kernel's source."""
+    constants = Constants()
+    start = first_body(form, outputs, _spelling, constants)
+    step = step_body(form, outputs, _spelling, constants)
+    size = form.state_size
+    lines = [
+        f'"""Filter scan for {form}: {", ".join(outputs)}; written by ssrtrack, see kernels/kalman_source.py."""',
+        "import triton",
+        "import triton.language as tl",
+        "from ssrtrack.kernels.kalman_triton_math import atan2, expm1",
+        "",
+        "",
+        "@triton.jit",
+        "def scan(columns, offsets, alive, parameters, state, out, plots, tracks, steps,",
+        "         FRESH: tl.constexpr, BLOCK: tl.constexpr):",
+        "    track = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",
+        "    inside = track < tracks",
+        "    plots = tl.cast(plots, tl.int64)",
+        *(f"    p{i} = tl.load(parameters + {i})" for i in _parameters_used(form, start, step)),
+        *("    " + line for line in constants.lines(lambda digits: f"tl.full([BLOCK], {_digits(digits)}, tl.{dtype})")),
+        "    first = 0",
+        "    if FRESH:",
+        "        first = 1",
+        "        place = track",
+        "        on = inside",
+        *_load(form, start, "        "),
+        *("        " + line for line in start[0]),
+        *_store(start, "        "),
+        *(f"        s{i} = {_wide(text)}" for i, text in enumerate(start[1])),
+        "    else:",
+        *(f"        s{i} = tl.load(state + {i} * tl.cast(tracks, tl.int64) + track, mask=inside, other=0.0)"
+          for i in range(size)),
+        "    for k in range(first, steps):",
+        "        count = tl.load(alive + k)",
+        "        on = track < count",
+        "        place = tl.load(offsets + k) + track",
+        *_load(form, step, "        "),
+        *("        " + line for line in step[0]),
+        *_store(step, "        "),
+        *(f"        n{i} = tl.where(on, {text}, s{i})" for i, text in enumerate(step[1])),
+        *(f"        s{i} = n{i}" for i in range(size)),
+        *(f"    tl.store(state + {i} * tl.cast(tracks, tl.int64) + track, s{i}, mask=inside)" for i in range(size)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _parameters_used(form: Form, *bodies: Body) -> list[int]:
+    return used([line for body in bodies for part in body for line in part], "p", form.parameter_count)
+
+
+def _spelling(operation: str) -> str:
+    if operation in HELPERS:
+        return operation
+    return "~" if operation == "not" else f"tl.{operation}"
+
+
+def _digits(digits: str) -> str:
+    return f"float('{digits}')" if digits in ("nan", "inf") else digits
+
+
+def _wide(text: str) -> str:
+    """A state that is one of the parameters is a number for all tracks; the loop carries a block."""
+    return f"tl.broadcast_to({text}, [BLOCK])" if text.startswith("p") else text
+
+
+def _load(form: Form, body: Body, indent: str) -> list[str]:
+    needed = used([line for part in body for line in part], "c", len(form.columns))
+    return [f"{indent}c{i} = tl.load(columns + {i} * plots + place, mask=on, other=0.0)" for i in needed]
+
+
+def _store(body: Body, indent: str) -> list[str]:
+    return [f"{indent}tl.store(out + {d} * plots + place, {text}, mask=on)" for d, text in enumerate(body[2])]
