@@ -5,6 +5,7 @@ the chain's matrix from the exponential of its generator, its start from that ge
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,17 +26,22 @@ class Linear:
 
     def step(self, dt_s: float, comes_anew: bool) -> tuple[Array, Array]:
         """F, Q (6, 6) over dt_s; a flight that comes anew to the model draws its acceleration from the entry prior."""
-        block = np.zeros((2 * SIZE, 2 * SIZE))
-        block[:SIZE, :SIZE], block[:SIZE, SIZE:], block[SIZE:, SIZE:] = -self.drift, self.density, self.drift.T
-        power = expm(block * dt_s)
-        F = power[SIZE:, SIZE:].T
-        Q = F @ power[:SIZE, SIZE:]
-        if comes_anew:
-            own = F[:, 4:].copy()
-            F = F.copy()
-            F[:, 4:] = 0.0
-            Q = Q + self.entry * own @ own.T
-        return F, 0.5 * (Q + Q.T)
+        return _discretised(self, float(dt_s), comes_anew)
+
+
+@cache
+def _discretised(model: Linear, dt_s: float, comes_anew: bool) -> tuple[Array, Array]:
+    block = np.zeros((2 * SIZE, 2 * SIZE))
+    block[:SIZE, :SIZE], block[:SIZE, SIZE:], block[SIZE:, SIZE:] = -model.drift, model.density, model.drift.T
+    power = expm(block * dt_s)
+    F = power[SIZE:, SIZE:].T
+    Q = F @ power[:SIZE, SIZE:]
+    if comes_anew:
+        own = F[:, 4:].copy()
+        F = F.copy()
+        F[:, 4:] = 0.0
+        Q = Q + model.entry * own @ own.T
+    return F, 0.5 * (Q + Q.T)
 
 
 def constant_velocity(q: float) -> Linear:
