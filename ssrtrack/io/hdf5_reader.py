@@ -92,16 +92,23 @@ class LogReader:
         first = next(timed, None)
         return (first.start_s, first.end_s) if first else (np.nan, np.nan)
 
-    def plots(self, rows: int = DEFAULT_ROWS, columns: Sequence[str] | None = None) -> Iterator[Plots]:
+    def plots(
+        self, rows: int = DEFAULT_ROWS, columns: Sequence[str] | None = None, start_s: float = -np.inf
+    ) -> Iterator[Plots]:
         """Plots in time order (ties in stored order), in tables of at most `rows` rows.
 
         `columns` names the optional columns to read, None all; the others come as absent. Required columns always come.
+        `start_s` begins with the plots of that time, without reading all those before.
         """
-        return self._streams["plots"].ordered(Plots, rows, columns)
+        return self._streams["plots"].ordered(Plots, rows, columns, start_s)
 
-    def truth(self, rows: int = DEFAULT_ROWS) -> Iterator[Truth]:
-        """True states in time order, in tables of at most `rows` rows; none if the log has no truth."""
-        return self._streams["truth"].ordered(Truth, rows, None) if "truth" in self._streams else iter(())
+    def truth(self, rows: int = DEFAULT_ROWS, start_s: float = -np.inf) -> Iterator[Truth]:
+        """True states from `start_s` on in time order, in tables of at most `rows` rows; none without truth."""
+        return self._streams["truth"].ordered(Truth, rows, None, start_s) if "truth" in self._streams else iter(())
+
+    def cuts(self, rows: int) -> tuple[float, ...]:
+        """Times at which the plots part into pieces of about `rows` rows, each in the longest silence nearby."""
+        return self._streams["plots"].cuts(rows)
 
     def tracks(self, name: str, rows: int = DEFAULT_ROWS) -> Iterator[Tracks]:
         """States of the tracker called `name` in time order, in tables of at most `rows` rows."""
@@ -153,18 +160,52 @@ class _Stream:
             self._check_order(block["time_s"], -np.inf)
         return self._table(kind, block)
 
-    def ordered(self, kind: type[AnyTable], rows: int, columns: Sequence[str] | None) -> Iterator[AnyTable]:
-        """Rows in time order, in tables of at most `rows` rows."""
+    def ordered(
+        self, kind: type[AnyTable], rows: int, columns: Sequence[str] | None, start_s: float = -np.inf
+    ) -> Iterator[AnyTable]:
+        """Rows from `start_s` on in time order, in tables of at most `rows` rows."""
         if rows < 1:
             raise LogError(f"{self.path}: rows per table is {rows}; give at least 1")
-        return self._ordered(kind, rows, self._chosen(columns))
+        tables = self._ordered(kind, rows, self._chosen(columns), self._first_row(start_s))
+        return tables if start_s == -np.inf else _from(tables, start_s)
 
-    def _ordered(self, kind: type[AnyTable], rows: int, names: list[str]) -> Iterator[AnyTable]:
+    def cuts(self, rows: int) -> tuple[float, ...]:
+        """See LogReader.cuts."""
+        if rows < 1:
+            raise LogError(f"{self.path}: rows per piece is {rows}; give at least 1")
+        pieces = -(-self.rows // rows)
+        times = (self._silence_near(i * self.rows // pieces, rows // 4) for i in range(1, pieces))
+        return tuple(sorted({t for t in times if self.start_s < t <= self.end_s}))
+
+    def _silence_near(self, row: int, reach: int) -> float:
+        """Middle of the longest silence within `reach` rows of `row`, and within one chunk: that alone is read."""
+        chunk = row // self.chunk_rows * self.chunk_rows
+        low, high = max(chunk, row - reach), min(chunk + self.chunk_rows, row + reach + 1)
+        time_s = np.sort(self._read(["time_s"], low, min(high, self.rows))["time_s"])
+        if time_s.size < 2:
+            return float(time_s[0])
+        at = int(np.argmax(np.diff(time_s)))
+        return float(0.5 * (time_s[at] + time_s[at + 1]))
+
+    def _first_row(self, start_s: float) -> int:
+        """A row at a chunk's beginning before which no row has a time of `start_s` or later."""
+        low, high = 0, self.rows // self.chunk_rows if start_s > self.start_s else 0
+        while low < high:
+            middle = (low + high + 1) // 2
+            row = min(middle * self.chunk_rows, self.rows - 1)
+            # Rows before this one are at most lag_s later than it.
+            if float(self._read(["time_s"], row, row + 1)["time_s"][0]) + self.lag_s + 1e-6 < start_s:
+                low = middle
+            else:
+                high = middle - 1
+        return min(low * self.chunk_rows, self.rows)
+
+    def _ordered(self, kind: type[AnyTable], rows: int, names: list[str], first: int) -> Iterator[AnyTable]:
         # A row may come at most lag_s later than a newer one (the margin covers rounding), so what is older than
         # that is final.
         lag_s = self.lag_s + 1e-6 if self.lag_s else 0.0
         last_s, waiting = -np.inf, dict[str, Array]()
-        for block in self._blocks(rows, names):
+        for block in self._blocks(rows, names, first):
             if lag_s:
                 block = _sorted({n: np.concatenate([waiting[n], v]) for n, v in block.items()} if waiting else block)
             time_s = block["time_s"]
@@ -194,10 +235,10 @@ class _Stream:
         except DataError as error:
             raise LogError(f"{self.path}: {self.key}: {error}; {WRITER_REMEDY}") from error
 
-    def _blocks(self, rows: int, names: list[str]) -> Iterator[dict[str, Array]]:
+    def _blocks(self, rows: int, names: list[str], first: int = 0) -> Iterator[dict[str, Array]]:
         """Stored columns in blocks of whole chunks, so that no chunk is unpacked twice."""
         step = max(rows // self.chunk_rows, 1) * self.chunk_rows
-        for start in range(0, self.rows, step):
+        for start in range(first, self.rows, step):
             yield self._read(names, start, min(start + step, self.rows))
 
     def _read(self, names: list[str], start: int, stop: int) -> dict[str, Array]:
@@ -215,3 +256,10 @@ class _Stream:
 def _sorted(block: dict[str, Array]) -> dict[str, Array]:
     order = np.argsort(block["time_s"], kind="stable")
     return {name: values[order] for name, values in block.items()}
+
+
+def _from(tables: Iterator[AnyTable], start_s: float) -> Iterator[AnyTable]:
+    for table in tables:
+        later = table[int(np.searchsorted(table.columns()["time_s"], start_s)) :]
+        if len(later):
+            yield later

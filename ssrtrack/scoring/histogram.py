@@ -38,6 +38,15 @@ class LogHistogram:
     def __len__(self) -> int:
         return int(self._positive.sum() + self._negative.sum())
 
+    def counts(self) -> Array:
+        """All counts, (2, bins): negative values, then the others."""
+        return np.stack([self._negative, self._positive])
+
+    def merge(self, counts: Array) -> None:
+        """Add another histogram's counts."""
+        self._negative += counts[0]
+        self._positive += counts[1]
+
     def quantile(self, q: float) -> float | None:
         """The value below which the share q of all lies; None without values."""
         total = len(self)

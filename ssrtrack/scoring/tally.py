@@ -61,6 +61,16 @@ class SeriesSums:
         entered[:, 1:] &= bins[:, 1:] != bins[:, :-1]
         self._flights += np.bincount(bins[entered], minlength=SERIES_BINS)
 
+    def sums(self) -> Array:
+        """All sums, (3, bins): of the statistic, of its values, of flights."""
+        return np.stack([self._total, self._count, self._flights])
+
+    def merge(self, sums: Array) -> None:
+        """Add another one's sums."""
+        self._total += sums[0]
+        self._count += sums[1]
+        self._flights += sums[2]
+
     def series(self) -> Series:
         """At most 120 points, none with fewer than 20 values; bounds for as many independent values as there are.
 
@@ -114,6 +124,21 @@ class Tally:
         if len(self._sums) != 1:
             self._sums = [np.concatenate([np.zeros((0, 2 * len(SUMMED))), *self._sums])]
         return self._sums[0]
+
+    def arrays(self) -> dict[str, Array]:
+        """Everything it holds, as arrays that can be stored and merged."""
+        histograms = {f"histogram/{name}": histogram.counts() for name, histogram in self.histograms.items()}
+        series = {"nees": self.nees.sums(), "nis": self.nis.sums()}
+        return histograms | series | {"flights": self.table(), "seconds": np.array(self.seconds)}
+
+    def merge(self, arrays: Mapping[str, Array]) -> None:
+        """Add what another tally holds; its flights come after those already here."""
+        for name, histogram in self.histograms.items():
+            histogram.merge(arrays[f"histogram/{name}"])
+        self.nees.merge(arrays["nees"])
+        self.nis.merge(arrays["nis"])
+        self._sums.append(arrays["flights"])
+        self.seconds += float(arrays["seconds"])
 
 
 def score_values(sums: Array) -> dict[str, Array]:

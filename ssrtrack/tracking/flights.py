@@ -165,10 +165,10 @@ def flights(plot_chunks: Iterable[Plots], *, identity: str, cutting: Cutting | N
     yield _with_tally(_no_flight(), read, excluded, None, now)
 
 
-def _selected(chunk: Plots, identity: str, rule: Cutting, excluded: Counter[str]) -> dict[str, Array]:
-    """The columns of plots that can belong to a flight; the others are counted."""
+def unusable(chunk: Plots, identity: str, rule: Cutting) -> dict[str, Array]:
+    """Why single plots cannot belong to a flight: reason -> (n,) bool. A plot may have several."""
     near, far = out_of_range(rule)
-    reasons = {
+    return {
         TEST_TARGET: (chunk.flags & int(NOT_AIRCRAFT)) != 0,
         UNDETECTED: (chunk.plot_type == NOT_DETECTED) & rule.detected,
         NO_ADDRESS if identity == "address" else NO_TRUTH_ID: (
@@ -177,8 +177,18 @@ def _selected(chunk: Plots, identity: str, rule: Cutting, excluded: Counter[str]
         near: ~(chunk.range_m > rule.min_range_m),
         far: ~(chunk.range_m <= rule.max_range_m),
     }
+
+
+def flight_keys(address: Array, truth_id: Array, radar_id: Array, identity: str, rule: Cutting) -> Array:
+    """One number per plot (n,) that plots of one flight share."""
+    key = (address if identity == "address" else truth_id).astype(np.int64)
+    return key * 65536 + radar_id if rule.per_radar else key
+
+
+def _selected(chunk: Plots, identity: str, rule: Cutting, excluded: Counter[str]) -> dict[str, Array]:
+    """The columns of plots that can belong to a flight; the others are counted by their first reason."""
     keep = np.ones(len(chunk), bool)
-    for reason, bad in reasons.items():
+    for reason, bad in unusable(chunk, identity, rule).items():
         excluded[reason] += int(np.count_nonzero(keep & bad))
         keep &= ~bad
     return {name: getattr(chunk, name)[keep] for name in COLUMNS}
@@ -196,9 +206,7 @@ def _rows(columns: dict[str, Array], rows: Array) -> dict[str, Array]:
 
 def _sorted(columns: dict[str, Array], identity: str, rule: Cutting, excluded: Counter[str]) -> _Sorted:
     """Rows by key and time, later plots at an equal time dropped, flights cut at gaps and at the maximal length."""
-    key = columns["address" if identity == "address" else "truth_id"].astype(np.int64)
-    if rule.per_radar:
-        key = key * 65536 + columns["radar_id"]
+    key = flight_keys(columns["address"], columns["truth_id"], columns["radar_id"], identity, rule)
     order = np.lexsort((columns["time_s"], key))
     columns, key = _rows(columns, order), key[order]
     other_key = np.diff(key, prepend=-1) != 0
