@@ -1,56 +1,25 @@
-"""The figures of a report, each an inline SVG; the only file that knows matplotlib.
+"""The figures of a report, each an inline SVG; only the modules `figures*` know matplotlib.
 
 Dense layers are rasterised inside the vector figure so that a page stays small however long a log is. Colours named
 in `looks.VARIABLES` become CSS variables of the page, so that a figure follows its light or dark style. Drawing is
 deterministic.
 """
 
-from collections.abc import Callable
-from io import StringIO
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from ssrtrack.report import looks, prepare, svg
-from ssrtrack.report.looks import GRID, INK, MUTED, PAPER, PLOT, SHADE, Look, plain_label, result_looks
-from ssrtrack.report.words import GROUPS, ROWS, Row, interval_of, number, value_of
+from ssrtrack.report import prepare
+from ssrtrack.report.figures_base import DENSE, WIDTH_IN, dash, draw, line, plain_log
+from ssrtrack.report.looks import GRID, INK, MUTED, PAPER, PLOT, Look, plain_label, result_looks
+from ssrtrack.report.words import GROUPS, ROWS, Row, interval_of, value_of
 from ssrtrack.scoring.result import EvaluationResult, FlightExample, Series, TrackerResult
 from ssrtrack.units import NM_M
-
-DENSE = 3000  # vertices above which a layer is rasterised
-WIDTH_IN, DPI = 10.0, 130
-
-
-def _draw(height_in: float, prefix: str, alt: str, paint: Callable[[Figure], None]) -> str:
-    with matplotlib.style.context(["default", looks.STYLE]):
-        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
-        paint(figure)
-        text = StringIO()
-        empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(text, format="svg", dpi=DPI, metadata=empty)
-    return svg.inline(text.getvalue(), prefix=prefix, alt=alt, variables=looks.VARIABLES)
-
-
-def _plain_log(axis: Any, low: float, high: float, most: int = 8) -> None:
-    axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
-    axis.set_major_locator(FixedLocator(prepare.log_ticks(low, high, most)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}".replace(",", " ")))
-
-
-def _dash(look: Look) -> Any:
-    return (0, look.dash) if look.dash else "-"
-
-
-def _line(axes: Axes, x: Any, y: Any, look: Look, **more: Any) -> None:
-    more = {"linewidth": look.width} | more
-    axes.plot(x, y, color=look.colour, linestyle=_dash(look), rasterized=len(x) > DENSE, **more)
 
 
 def _nm_axes(axes: Axes, box: tuple[float, float, float, float]) -> None:
@@ -89,7 +58,7 @@ def overview(result: EvaluationResult, prefix: str) -> str:
         axes.set_ylabel("north of the origin, NM")
         _north(axes)
 
-    return _draw(7.4, prefix, f"Plan view of {len(others) or len(chosen)} flights around the radar, north up", paint)
+    return draw(7.4, prefix, f"Plan view of {len(others) or len(chosen)} flights around the radar, north up", paint)
 
 
 def _north(axes: Axes) -> None:
@@ -126,7 +95,7 @@ def closeups(result: EvaluationResult, prefix: str) -> str | None:
             axes.set_title(f"{i}  {plain_label(example.label, 26)}")
 
     height = 0.3 + rows * (WIDTH_IN / columns) if columns > 1 else 6.0
-    return _draw(height, prefix, f"Plan view of {len(result.examples)} flights in their hardest scans", paint)
+    return draw(height, prefix, f"Plan view of {len(result.examples)} flights in their hardest scans", paint)
 
 
 def _closeup(axes: Axes, example: FlightExample, part: slice, shown: dict[str, Look]) -> None:
@@ -139,7 +108,7 @@ def _closeup(axes: Axes, example: FlightExample, part: slice, shown: dict[str, L
     for name, look in shown.items():
         if name in example.tracks_m:
             xy = np.asarray(example.tracks_m[name], dtype=float)[part] / NM_M
-            axes.plot(*xy.T, color=look.colour, linestyle=_dash(look), linewidth=0.8 * look.width, zorder=4)
+            axes.plot(*xy.T, color=look.colour, linestyle=dash(look), linewidth=0.8 * look.width, zorder=4)
     _nm_axes(axes, prepare.square_box(np.concatenate([plots, path]), 0.08, 0.2))
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -174,7 +143,7 @@ def by_phase(result: EvaluationResult, prefix: str) -> str | None:
         axes.tick_params(axis="y", length=0)
 
     height = 0.8 + len(rows) * max(0.45, 0.14 * len(result.trackers))
-    return _draw(height, prefix, "Position scores of every tracker with 95 % intervals", paint)
+    return draw(height, prefix, "Position scores of every tracker with 95 % intervals", paint)
 
 
 _PHASE_KEYS = (*(row.key for row in GROUPS["Position at the update"][:5]), "predicted_position_rmse_m")
@@ -186,7 +155,7 @@ def _metres(axes: Axes, values: list[float | None]) -> None:
     known = [value for value in values if value is not None and value > 0]
     if known and max(known) > 8 * min(known):
         low, high = 0.8 * min(known), 1.25 * max(known)
-        _plain_log(axes.xaxis, low, high, 9)
+        plain_log(axes.xaxis, low, high, 9)
         axes.set_xlim(low, high)
     else:
         axes.set_xlim(left=0)
@@ -200,44 +169,6 @@ def _dot(axes: Axes, tracker: TrackerResult, row: Row, y: float, look: Look) -> 
     if interval is not None:
         axes.plot(interval, [y, y], color=look.colour, linewidth=1.4)
     axes.plot(value, y, marker=look.marker, color=look.colour, markersize=5.5, linestyle="none")
-
-
-def error_over_time(result: EvaluationResult, example: FlightExample, prefix: str) -> str:
-    """One flight's error under every tracker, its own 2-sigma envelope, and the manoeuvres shaded."""
-    shown = result_looks(result)
-    names = [name for name in shown if name in example.error_m]
-    minutes = (np.asarray(example.time_s, dtype=float) - float(example.time_s[0])) / 60.0
-    top = prepare.error_limit(example, names, result.warmup_plots)
-
-    def paint(figure: Figure) -> None:
-        grid = figure.subplots(len(names), 1, sharex=True, sharey=True, squeeze=False)
-        for axes, name in zip(grid.flat, names, strict=True):
-            _error_strip(axes, example, name, minutes, shown[name], result.warmup_plots)
-            axes.set_ylim(0, top)
-            axes.yaxis.set_major_locator(MaxNLocator(3))
-        grid.flat[0].set_xlim(0, max(float(minutes[-1]), 0.1))
-        grid.flat[0].xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 5, 10]))
-        grid.flat[-1].set_xlabel("minutes since the flight's first plot")
-        figure.supylabel("position error, m" if result.has_truth else "to the smoothed reference, m", size=9)
-
-    return _draw(0.5 + 0.98 * len(names), prefix, f"Position error over time of flight {example.label}", paint)
-
-
-def _error_strip(axes: Axes, example: FlightExample, name: str, minutes: Any, look: Look, warmup: int) -> None:
-    error = np.asarray(example.error_m[name], dtype=float)
-    sigma = np.asarray(example.sigma_m[name], dtype=float)
-    dense = len(minutes) > DENSE
-    turning = prepare.turning(example)
-    if turning is not None:
-        for first, last in prepare.runs(turning):
-            axes.axvspan(minutes[first], minutes[last], color=SHADE, linewidth=0, zorder=0)
-    if 0 < warmup < len(minutes):
-        axes.axvline(minutes[warmup], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-    axes.fill_between(minutes, 0, 2 * sigma, color=look.colour, alpha=0.2, linewidth=0, rasterized=dense)
-    axes.plot(minutes, error, color=look.colour, linewidth=1.1, rasterized=dense)
-    inside = prepare.inside_share(error, sigma, warmup)
-    share = "" if inside is None else f"   {100 * inside:.0f} % inside 2σ"
-    axes.set_title(f"{plain_label(name)}   {number(prepare.rms(error[warmup:]))} m RMS{share}", size=8.5, pad=3)
 
 
 def distribution(result: EvaluationResult, prefix: str) -> str | None:
@@ -254,20 +185,20 @@ def distribution(result: EvaluationResult, prefix: str) -> str | None:
         for tracker in result.trackers:
             if tracker.name in curves:
                 x, below = curves[tracker.name]
-                _line(whole, x, 100 * below, shown[tracker.name])
+                line(whole, x, 100 * below, shown[tracker.name])
                 above = below < 1
-                _line(tail, x[above], 100 * (1 - below[above]), shown[tracker.name])
+                line(tail, x[above], 100 * (1 - below[above]), shown[tracker.name])
                 _mark_quantiles(whole, tail, tracker, shown[tracker.name])
         for axes in (whole, tail):
             axes.set_xlabel("position error, m" if result.has_truth else "distance to the next plot, m")
-        _plain_log(whole.xaxis, low, high)
+        plain_log(whole.xaxis, low, high)
         whole.set(xlim=(low, high), ylim=(0, 100), ylabel="share of updates below, %", title="All errors")
         whole.set_yticks([0, 25, 50, 75, 95, 100])
-        _plain_log(tail.xaxis, middle, high)
-        _plain_log(tail.yaxis, floor, 50)
+        plain_log(tail.xaxis, middle, high)
+        plain_log(tail.yaxis, floor, 50)
         tail.set(xlim=(middle, high), ylim=(floor, 50), ylabel="share of updates above, %", title="The tail")
 
-    return _draw(3.9, prefix, "Cumulative distribution of the error and its tail, with p50, p95 and p99 marked", paint)
+    return draw(3.9, prefix, "Cumulative distribution of the error and its tail, with p50, p95 and p99 marked", paint)
 
 
 def _mark_quantiles(whole: Axes, tail: Axes, tracker: TrackerResult, look: Look) -> None:
@@ -298,7 +229,7 @@ def consistency(result: EvaluationResult, prefix: str) -> str | None:
             axes.set_xlabel("minutes since the flight's first plot")
             axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
 
-    return _draw(3.4, prefix, "Mean NEES and NIS over time with their 95 % chi-square bounds", paint)
+    return draw(3.4, prefix, "Mean NEES and NIS over time with their 95 % chi-square bounds", paint)
 
 
 def _drawable(series: Series | None) -> Any:
@@ -315,11 +246,11 @@ def _bounded_series(axes: Axes, series: list[tuple[Look, Series]]) -> None:
     values = []
     for look, one in series:
         use = _drawable(one)
-        _line(axes, one.time_s[use] / 60, one.mean[use], look, linewidth=0.8 * look.width)
+        line(axes, one.time_s[use] / 60, one.mean[use], look, linewidth=0.8 * look.width)
         values.append(one.mean[use])
     pooled = np.concatenate(values)
     low, high = min(0.4, float(np.quantile(pooled, 0.005)) * 0.8), max(2.5, float(np.quantile(pooled, 0.995)) * 1.25)
-    _plain_log(axes.yaxis, low, high)
+    plain_log(axes.yaxis, low, high)
     axes.set_ylim(low, high)
     axes.set_xlim(left=0)
 
@@ -346,7 +277,7 @@ def reliability(result: EvaluationResult, prefix: str) -> str | None:
         for tracker, shares in points:
             look = shown[tracker.name]
             actual = prepare.ellipse_scale(np.array(shares, dtype=float))
-            _line(axes, prepare.ellipse_scale(nominal), actual, look, marker=look.marker, markersize=5)
+            line(axes, prepare.ellipse_scale(nominal), actual, look, marker=look.marker, markersize=5)
         for axis, setter in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
             shown_ticks = ticks[prepare.ellipse_scale(ticks) <= reach]
             axis.set_ticks(prepare.ellipse_scale(shown_ticks), [f"{100 * tick:g}" for tick in shown_ticks])
@@ -355,7 +286,7 @@ def reliability(result: EvaluationResult, prefix: str) -> str | None:
         axes.set_xlabel("promised: probability of the ellipse, %")
         axes.set_ylabel("kept: true positions inside, %")
 
-    return _draw(4.6, prefix, "Coverage of the position ellipses against their nominal probability", paint)
+    return draw(4.6, prefix, "Coverage of the position ellipses against their nominal probability", paint)
 
 
 def per_flight(result: EvaluationResult, prefix: str) -> str | None:
@@ -374,14 +305,14 @@ def per_flight(result: EvaluationResult, prefix: str) -> str | None:
         ranked = grid[0, 0]
         for name, values in errors.items():
             known = np.sort(values[np.isfinite(values) & (values > 0)])
-            _line(ranked, np.linspace(0, 100, len(known)), known, shown[name])
-        _plain_log(ranked.yaxis, low, high, 9)
+            line(ranked, np.linspace(0, 100, len(known)), known, shown[name])
+        plain_log(ranked.yaxis, low, high, 9)
         ranked.set(ylim=(low, high), xlim=(0, 100), xlabel="flights, best to worst, %", title="Flights sorted by error")
         ranked.set_ylabel("RMS of the flight, m")
         if paired:
             _scatter(grid[0, 1], paired, shown, (low, high), result.trackers[0].name)
 
-    return _draw(4.4, prefix, "RMS error of every flight, sorted, and against the first tracker", paint)
+    return draw(4.4, prefix, "RMS error of every flight, sorted, and against the first tracker", paint)
 
 
 def _scatter(
@@ -392,7 +323,7 @@ def _scatter(
         axes.plot(x, y, linestyle="none", marker=shown[name].marker, markersize=4 if len(x) < 500 else 2.5,
                   color=shown[name].colour, alpha=0.75, markeredgewidth=0, rasterized=len(x) > DENSE)  # fmt: skip
     for axis in (axes.xaxis, axes.yaxis):
-        _plain_log(axis, *limits)
+        plain_log(axis, *limits)
     axes.set(xlim=limits, ylim=limits, aspect="equal", title="Flight by flight")
     axes.set_xlabel(f"{plain_label(first)}: RMS of the flight, m")
     axes.set_ylabel("other trackers, m")

@@ -5,7 +5,7 @@ from html import escape
 from math import isfinite
 from pathlib import PurePath
 
-from ssrtrack.report import figures, prepare, words
+from ssrtrack.report import figures, figures_time, prepare, words
 from ssrtrack.report.looks import INK, MARKER_PATHS, MUTED, PAPER, SHADE, VARIABLES, result_looks
 from ssrtrack.report.words import GROUPS, ROWS, Row
 from ssrtrack.scoring.result import EvaluationResult, RadarNoise, Scores, TrackerResult
@@ -190,7 +190,7 @@ def _time(result: EvaluationResult) -> str:
     drawn = []
     for i, example in enumerate(result.examples, start=1):
         if len(example.time_s) > 1 and any(tracker.name in example.error_m for tracker in result.trackers):
-            picture = figures.error_over_time(result, example, f"time{i}")
+            picture = figures_time.error_over_time(result, example, f"time{i}")
             drawn.append(f"<h3>{i}&ensp;{escape(example.label)}</h3>{_figure(picture)}")
     if not drawn:
         return ""

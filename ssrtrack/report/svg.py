@@ -6,6 +6,7 @@ from html import escape
 
 _STYLE = re.compile(r'style="[^"]*"')
 _PATH = re.compile(r' d="[^"]*"')
+_FINE = re.compile(r"(?<=\.\d\d)\d+")  # decimals after the second
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 
 
@@ -18,7 +19,7 @@ def inline(svg: str, *, prefix: str, alt: str, variables: Mapping[str, str]) -> 
     svg = svg[svg.index("<svg") :].strip()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.S)
-    svg = _PATH.sub(lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)  # 1/100 pt is finer than any screen
+    svg = _PATH.sub(lambda path: _FINE.sub("", path[0]), svg)  # 1/100 pt is finer than any screen
     svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
     svg = re.sub(r'(xlink:href="|url\()#', rf"\g<1>#{prefix}-", svg)
     svg = _STYLE.sub(lambda style: _COLOUR.sub(lambda hit: _variable(hit[0], variables), style[0]), svg)
