@@ -1,7 +1,7 @@
 """Turning flights as particles: the continuous model itself, sampled, and its posterior by a bootstrap filter.
 
 dx = v dt, dv = ω J v dt + √q dW, dω = −(ω − ω₀)/τ dt + √(2σ²/τ) dW', with J a quarter turn to the left. In each short
-substep ω moves by its exact law, v turns by the mean of ω before and after, and the white acceleration is added exactly.
+substep ω moves by its exact law, v turns by the mean of ω before and after, and white acceleration is added exactly.
 Source: Gordon, Salmond and Smith 1993, IEE Proceedings F 140(2), for the bootstrap filter.
 """
 
@@ -18,7 +18,7 @@ from tests.oracles.linear import stationary
 Array = NDArray[Any]
 
 
-SUBSTEP_S = 0.5
+SUBSTEP_S = 1.0
 
 
 @dataclass(frozen=True)
