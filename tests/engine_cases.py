@@ -199,6 +199,11 @@ def taken(history: TrackHistory, key: Any) -> TrackHistory:
     return TrackHistory(**{n: None if a is None else a[key] for n, a in arrays.items()}, seconds=history.seconds)
 
 
+def changed_modes(history: TrackHistory, mode_probability: Array | None) -> TrackHistory:
+    """The same history with other model probabilities."""
+    return replace(history, mode_probability=mode_probability)
+
+
 def assert_same_moments(got: tuple[Array, Array], expected: tuple[Array, Array], tolerance: float, what: str) -> None:
     """Means within `tolerance` standard deviations, covariances within that part of σᵢσⱼ, NaN in the same places.
 
