@@ -49,9 +49,9 @@ def accuracy_values(mean: Array, predicted_mean: Array, truth: TrueStates, score
     """
     turning = (truth.phase & int(Phase.TURN)) != 0
     climbing = (truth.phase & int(Phase.CLIMB)) != 0
-    position = np.where(scored, _squared(mean[..., 0:2], truth.position_m), np.nan)
-    velocity = np.where(scored, _squared(mean[..., 2:4], truth.velocity_mps), np.nan)
-    predicted = np.where(scored, _squared(predicted_mean[..., 0:2], truth.position_m), np.nan)
+    position = np.where(scored, squared_distance(mean, truth.position_m), np.nan)
+    velocity = np.where(scored, squared_distance(mean[..., 2:4], truth.velocity_mps), np.nan)
+    predicted = np.where(scored, squared_distance(predicted_mean, truth.position_m), np.nan)
     values = {
         "position_rmse_m": position,
         "position_rmse_turn_m": np.where(turning, position, np.nan),
@@ -66,7 +66,8 @@ def accuracy_values(mean: Array, predicted_mean: Array, truth: TrueStates, score
     return values | _directions(mean, truth, scored)
 
 
-def _squared(estimate: Array, truth: Array) -> Array:
+def squared_distance(estimate: Array, truth: Array) -> Array:
+    """Squared distance (...) of the first two components of (..., n)."""
     squared: Array = (estimate[..., 0] - truth[..., 0]) ** 2 + (estimate[..., 1] - truth[..., 1]) ** 2
     return squared
 

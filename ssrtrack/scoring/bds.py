@@ -33,14 +33,15 @@ def local_velocity(
     site = next(s for s, p in zip(frame.site_rad, frame.position_m, strict=True) if np.all(p == 0.0))
     lat, lon, _ = enu_to_geodetic(np.concatenate([position_m, up_m[..., None]], -1), site)
     base = enu_rotation(site[0], site[1])
-    axes = enu_rotation(lat, lon) @ base.T  # rows: the local east, north, up in tracking-frame axes
-    east, north, up = axes[..., 0, :], axes[..., 1, :], axes[..., 2, :]
+    # Written out, since a rotation matrix for each state costs four times as much.
+    sin_lat, cos_lat, sin_lon, cos_lon = np.sin(lat), np.cos(lat), np.sin(lon), np.cos(lon)
+    up = cos_lat * cos_lon, cos_lat * sin_lon, sin_lat  # ECEF
+    tilt = [up[0] * axis[0] + up[1] * axis[1] + up[2] * axis[2] for axis in base]  # the same in tracking-frame axes
     vx, vy = velocity_mps[..., 0], velocity_mps[..., 1]
-    vz = (height_rate_mps - up[..., 0] * vx - up[..., 1] * vy) / up[..., 2]
-    return (
-        east[..., 0] * vx + east[..., 1] * vy + east[..., 2] * vz,
-        north[..., 0] * vx + north[..., 1] * vy + north[..., 2] * vz,
-    )
+    vz = (height_rate_mps - tilt[0] * vx - tilt[1] * vy) / tilt[2]
+    ecef = [base[0, i] * vx + base[1, i] * vy + base[2, i] * vz for i in range(3)]
+    outward = cos_lon * ecef[0] + sin_lon * ecef[1]
+    return cos_lon * ecef[1] - sin_lon * ecef[0], cos_lat * ecef[2] - sin_lat * outward
 
 
 def bds_differences(
@@ -63,7 +64,8 @@ def bds_differences(
     use &= np.isfinite(track_angle_rad) & np.isfinite(height_rate_mps)
     if not use.any():
         return speed, angle
-    east, north = local_velocity(mean[use][:, :2], up_m[use], mean[use][:, 2:], height_rate_mps[use], frame)
+    state = mean[use]
+    east, north = local_velocity(state[:, :2], up_m[use], state[:, 2:], height_rate_mps[use], frame)
     speed[use] = np.hypot(east, north) - ground_speed_mps[use]
     if np.isfinite(frame.origin.latitude_deg):
         angle[use] = circular_difference_deg(np.arctan2(east, north), track_angle_rad[use])

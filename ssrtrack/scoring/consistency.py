@@ -4,13 +4,14 @@ All functions work on whole (N, T) tables; cells that are NaN in (padding, unkno
 Sources: Bar-Shalom, Li, Kirubarajan 2001, section 5.4 (NEES, NIS, whiteness); Li, Zhao 2006 (ANEES over n).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import log, pi
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 Array = NDArray[Any]
 LOG_2PI = log(2.0 * pi)
@@ -41,14 +42,17 @@ def cholesky(matrix: Array) -> list[list[Array]]:
 
     For n of 2 or 4 and many matrices this is some ten times faster than LAPACK's call per matrix.
     """
-    n = matrix.shape[-1]
+    return _factor(lambda i, j: matrix[..., i, j], matrix.shape[-1])
+
+
+def _factor(entry: Callable[[int, int], Array], n: int) -> list[list[Array]]:
     factor: list[list[Array]] = [[] for _ in range(n)]
     with np.errstate(invalid="ignore"):
         for i in range(n):
             for j in range(i + 1):
-                rest = 0.5 * (matrix[..., i, j] + matrix[..., j, i])
+                rest = entry(i, i) if i == j else 0.5 * (entry(i, j) + entry(j, i))
                 for k in range(j):
-                    rest -= factor[i][k] * factor[j][k]
+                    rest = rest - factor[i][k] * factor[j][k]
                 factor[i].append(np.sqrt(np.where(rest > 0.0, rest, np.nan)) if i == j else rest / factor[j][j])
     return factor
 
@@ -66,8 +70,10 @@ def whiten(factor: list[list[Array]], error: list[Array]) -> list[Array]:
 
 def log_determinant(factor: list[list[Array]]) -> Array:
     """log |L L^T| (...)."""
-    total: Array = 2.0 * np.sum([np.log(row[i]) for i, row in enumerate(factor)], axis=0)
-    return total
+    total = np.log(factor[0][0])
+    for i, row in enumerate(factor[1:], start=1):
+        total = total + np.log(row[i])
+    return np.asarray(2.0 * total)
 
 
 def state_consistency(
@@ -90,8 +96,7 @@ def innovations(
     predicted_mean: Array, predicted_covariance: Array, position_m: Array, covariance_m2: Array
 ) -> Innovations:
     """Innovations of converted plots (N, T, 2) with covariance (N, T, 2, 2): S = H P H' + R, H = [I 0]."""
-    spread = predicted_covariance[..., :2, :2] + covariance_m2
-    factor = cholesky(spread)
+    factor = _factor(lambda i, j: predicted_covariance[..., i, j] + covariance_m2[..., i, j], 2)
     error = [position_m[..., i] - predicted_mean[..., i] for i in range(2)]
     white = whiten(factor, error)
     nis: Array = white[0] ** 2 + white[1] ** 2
@@ -110,19 +115,27 @@ def lag_one(whitened: tuple[Array, Array], scored: Array) -> tuple[Array, Array]
     before = [w[:, :-1] for w in whitened]
     pair = scored[:, 1:] & scored[:, :-1]
     numerator[:, 1:] = np.where(pair, now[0] * before[0] + now[1] * before[1], np.nan)
-    power = 0.5 * np.sum([w**2 for w in (*now, *before)], axis=0)
+    power = 0.5 * (now[0] ** 2 + now[1] ** 2 + before[0] ** 2 + before[1] ** 2)
     denominator[:, 1:] = np.where(pair, power, np.nan)
     return numerator, denominator
 
 
+def chi2_quantile(probability: float, dof: Any) -> Any:
+    """The value below which a chi-square variable of `dof` (number or array) degrees of freedom lies.
+
+    By scipy.special: importing scipy.stats takes a third of a second at every start.
+    """
+    return 2.0 * gammaincinv(np.asarray(dof, float) / 2.0, probability)
+
+
 def inside(squared_distance: Array, level: float, dof: int) -> Array:
     """1 where a normalised squared error lies inside the `level` (0..1) ellipsoid, 0 outside, NaN where unknown."""
-    return np.where(np.isnan(squared_distance), np.nan, (squared_distance <= chi2.ppf(level, dof)).astype(float))
+    return np.where(np.isnan(squared_distance), np.nan, (squared_distance <= chi2_quantile(level, dof)).astype(float))
 
 
 def in_two_sided_bounds(squared_distance: Array, dof: int) -> Array:
     """1 where one NEES or NIS lies between the 2.5 % and 97.5 % points of chi-square(dof), 0 outside, NaN unknown."""
-    low, high = chi2.ppf(0.025, dof), chi2.ppf(0.975, dof)
+    low, high = chi2_quantile(0.025, dof), chi2_quantile(0.975, dof)
     within = (squared_distance >= low) & (squared_distance <= high)
     return np.where(np.isnan(squared_distance), np.nan, within.astype(float))
 
@@ -130,7 +143,7 @@ def in_two_sided_bounds(squared_distance: Array, dof: int) -> Array:
 def mean_bounds(count: Array, dof: int) -> tuple[Array, Array]:
     """Two-sided 95 % bounds of the mean of `count` independent chi-square(dof) values, divided by dof."""
     total = np.maximum(np.asarray(count, float), 1.0) * dof
-    return chi2.ppf(0.025, total) / total, chi2.ppf(0.975, total) / total
+    return chi2_quantile(0.025, total) / total, chi2_quantile(0.975, total) / total
 
 
 def consistency_values(state: StateConsistency | None, plot: Innovations, scored: Array) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from ssrtrack.filters.options import Options
 from ssrtrack.filters.run import TrackHistory
 from ssrtrack.filters.smoother import smooth
 from ssrtrack.filters.vertical import smooth_altitude
-from ssrtrack.scoring.accuracy import accuracy_values
+from ssrtrack.scoring.accuracy import accuracy_values, squared_distance
 from ssrtrack.scoring.bds import bds_differences
 from ssrtrack.scoring.bound import bound_variances
 from ssrtrack.scoring.consistency import (
@@ -60,6 +60,8 @@ class Scene:
     height_m: Array
     height_rate_mps: Array
     altitude_m: Array
+    ground_speed_mps: Array  # BDS 5,0
+    track_angle_rad: Array
     smoothed: Array | None  # (N, T, 4)
     common: dict[str, Array]  # values that are the same for every tracker
 
@@ -96,7 +98,8 @@ def make_scene(batch: FlightBatch, setting: Setting, window: TruthWindow | None)
     height, rate = smooth_altitude(z.time_s, altitude, z.valid)
     smoothed = smooth(setting.smoother, z)[0] if setting.smoother is not None else None
     common = _common(z, truth, scored, rate, setting.turbulence_psd_m2ps3) if truth is not None else {}
-    return Scene(batch, index, z, scored, truth, height, rate, altitude, smoothed, common)
+    speed, angle = laid_out(plots.ground_speed_mps, index), laid_out(plots.track_angle_rad, index)
+    return Scene(batch, index, z, scored, truth, height, rate, altitude, speed, angle, smoothed, common)
 
 
 def _common(z: Measurements, truth: TrueStates, scored: Array, rate: Array, turbulence: float) -> dict[str, Array]:
@@ -118,7 +121,7 @@ def add_scores(tally: Tally, name: str, scene: Scene, history: TrackHistory) -> 
     """
     factor = cholesky(history.covariance)
     plot = innovations(history.predicted_mean, history.predicted_covariance, scene.z.position_m, scene.z.covariance_m2)
-    _check(name, scene, factor[3][3] + history.mean.sum(-1), plot.nis)
+    _check(name, scene, factor[3][3] + sum(history.mean[..., i] for i in range(4)), plot.nis)
     state = None
     if scene.truth is not None:
         state = state_consistency(history.mean, factor, scene.truth.position_m, scene.truth.velocity_mps)
@@ -159,14 +162,13 @@ def flight_label(batch: FlightBatch, row: int) -> str:
 def _reference_values(scene: Scene, history: TrackHistory) -> dict[str, Array]:
     if scene.smoothed is None:
         return {}
-    apart = ((history.mean[..., :2] - scene.smoothed[..., :2]) ** 2).sum(-1)
+    apart = squared_distance(history.mean, scene.smoothed)
     return {"smoothed_difference_rmse_m": np.where(scene.scored, apart, np.nan)}
 
 
 def _bds(scene: Scene, history: TrackHistory) -> tuple[Array, Array]:
-    plots = scene.batch.plots
-    speed, angle = (laid_out(c, scene.index) for c in (plots.ground_speed_mps, plots.track_angle_rad))
-    return bds_differences(history.mean, scene.z.up_m, scene.height_rate_mps, speed, angle, scene.z.frame, scene.scored)
+    reported = scene.ground_speed_mps, scene.track_angle_rad
+    return bds_differences(history.mean, scene.z.up_m, scene.height_rate_mps, *reported, scene.z.frame, scene.scored)
 
 
 def _add_histograms(tally: Tally, values: Mapping[str, Array], plot: Innovations, scene: Scene) -> None:
