@@ -9,6 +9,7 @@ from scipy.stats import chi2, multivariate_normal
 
 from ssrtrack.scoring.consistency import (
     LEVELS,
+    chi2_quantile,
     cholesky,
     consistency_values,
     in_two_sided_bounds,
@@ -142,3 +143,10 @@ def test_bounds_and_coverage_of_unknown_are_unknown() -> None:
     values = np.array([0.01, 1.0, 8.0, np.nan])
     np.testing.assert_array_equal(in_two_sided_bounds(values, 2), [0.0, 1.0, 0.0, np.nan])
     np.testing.assert_array_equal(inside(values, 0.95, 2), [1.0, 1.0, 0.0, np.nan])
+
+
+@pytest.mark.parametrize("probability", [0.025, 0.5, 0.95, 0.99])
+def test_quantiles_are_those_of_the_chi_square_distribution(probability: float) -> None:
+    freedom = np.array([1.0, 2.0, 4.0, 600.0, 1e6])
+    np.testing.assert_allclose(chi2.cdf(chi2_quantile(probability, freedom), freedom), probability, rtol=1e-9)
+    assert chi2_quantile(probability, 2) == pytest.approx(-2.0 * np.log1p(-probability), rel=1e-14)

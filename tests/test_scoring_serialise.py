@@ -75,7 +75,7 @@ def test_the_other_tables_are_complete(heading: str, keys: list[Any]) -> None:
 
 def test_documented_numbers_are_the_codes() -> None:
     from ssrtrack.filters.options import Options
-    from ssrtrack.scoring import accuracy, bds, bootstrap, evaluate, noise, sigma
+    from ssrtrack.scoring import accuracy, bds, bootstrap, gather, noise, sigma
     from ssrtrack.tracking import flights, truth
     from ssrtrack.units import NM_M
 
@@ -83,9 +83,9 @@ def test_documented_numbers_are_the_codes() -> None:
     stated = {
         "more\nthan 60 s starts": rule.gap_s == 60.0,
         "20,000 plots": rule.max_plots == 20_000,
-        "up to 2 NM": evaluate.MIN_RANGE_M == 2 * NM_M,
+        "up to 2 NM": gather.MIN_RANGE_M == 2 * NM_M,
         "600 m/s and 1 km + 0.6°": (flights.MAX_SPEED_MPS, flights.JUMP_MARGIN_M) == (600.0, 1000.0),
-        "no longer than 3.3\nrotations": evaluate.LONG_GAP == 3.3,
+        "no longer than 3.3\nrotations": gather.LONG_GAP == 3.3,
         "across more than 15 s": truth.MAX_SPACING_S == 15.0,
         "true speed above 20 m/s": accuracy.MIN_HEADING_SPEED_MPS == 20.0,
         "speed is 20 to 400 m/s": bds.SPEED_RANGE_MPS == (20.0, 400.0),
