@@ -3,6 +3,7 @@
 import csv
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,14 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import ssrtrack
+
 RESULTS = Path(__file__).parent / "results"
 
 
-def setting(*packages: str) -> dict[str, str]:
-    """Columns device, versions (Python's, ours and the packages'), commit and date."""
-    versions = [f"{package} {version(package)}" for package in ("ssrtrack", *packages)]
+def setting(*packages: str, on: str = "") -> dict[str, str]:
+    """Columns device (`on`, else the processor), versions (Python's, ours and the packages'), commit and date."""
+    # Our own is asked of the code, which may run from a checkout that is not installed.
+    versions = [f"ssrtrack {ssrtrack.__version__}", *(f"{package} {version(package)}" for package in packages)]
     return {
-        "device": device(),
+        "device": on or device(),
         "versions": " ".join([f"python {platform.python_version()}", *versions]),
         "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
@@ -32,8 +36,21 @@ def device() -> str:
     return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
+def cuda_device(index: int = 0) -> str:
+    """The CUDA device's name, memory, and the CUDA version that torch was built with."""
+    import torch
+
+    found = torch.cuda.get_device_properties(index)
+    return f"{found.name}, {found.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+
+
 def commit() -> str:
-    """The commit that is checked out, with a plus where code differs from it."""
+    """The commit that is checked out, with a plus where code differs from it.
+
+    A copy of the code without its history is told by the variable SSRTRACK_COMMIT.
+    """
+    if told := os.environ.get("SSRTRACK_COMMIT"):
+        return told
     known = _git("rev-parse", "--short", "HEAD")
     changed = _git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
     return known + "+" * bool(changed) if known else "unknown"
@@ -42,6 +59,8 @@ def commit() -> str:
 def _git(*arguments: str) -> str:
     # From the root, so that the pattern meets every file.
     command = ["git", "-C", str(RESULTS.parents[1]), *arguments]
+    if shutil.which("git") is None:
+        return ""
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 

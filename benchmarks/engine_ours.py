@@ -1,0 +1,136 @@
+"""The one place where the engine's benchmarks call the package: everything else is peers, checks and clocks."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from engine_numpy import PACKED, Problem
+
+Array = Any
+# Case, estimator and backend of every row of ours on a device.
+DEVICE_ROWS = (
+    ("KF CV", "kf", "triton"),
+    ("IMM, CV CV-high CT CT", "imm", "triton"),
+    ("IMM, CV CV-high CT CT", "imm", "torch"),
+)
+# The package packs a covariance row by row; where each of PACKED stands there, behind the four means.
+_PLACE = {(i, j): 4 + n for n, (i, j) in enumerate((i, j) for i in range(4) for j in range(i, 4))}
+ROWS = [_PLACE[pair] for pair in PACKED]
+
+
+def filtered(estimator: Any, z: Any, backend: str | None, dtype: str, cores: int) -> Array:
+    """Posterior means (N, T, 4) of a whole run, with all it gives a user; no backend means the default one."""
+    from ssrtrack.filters.run import run
+
+    with on_cores(cores):
+        return (run(estimator, z, backend=backend, dtype=dtype) if backend else run(estimator, z)).mean
+
+
+def smoothed(estimator: Any, z: Any, backend: str, dtype: str, cores: int) -> Array:
+    """Smoothed means (N, T, 4)."""
+    from ssrtrack.filters.smoother import smooth
+
+    with on_cores(cores):
+        return smooth(estimator, z, backend=backend, dtype=dtype)[0]
+
+
+@contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Let this thread and those it starts run on so many cores only; torch keeps threads, so it is told as well."""
+    import torch
+
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, sorted(cores)[:count])
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceWork:
+    """A kernel's work on arrays that stay where they are: `run` reads and fills them, `moments` gives means
+    (T, 4, n) and covariances packed as PACKED (T, 10, n) of some tracks."""
+
+    run: Callable[[], None]
+    moments: Callable[[Any], tuple[Array, Array]]
+    read: tuple[Array, ...]
+    written: tuple[Array, ...]
+
+
+def device_work(estimator: str, p: Problem, backend: str) -> DeviceWork:
+    """The estimator over a problem of torch tensors, in its precision, on its device."""
+    import torch
+
+    from ssrtrack.kernels import kalman_torch
+    from ssrtrack.kernels.kalman_layout import Layout
+
+    form, numbers = _bank(estimator, p)
+    steps, tracks = p.dt_s.shape
+    columns, layout = _columns(p, torch), Layout.of(np.full(tracks, steps))
+    vector = torch.as_tensor(numbers).to(columns)
+    out = columns.new_empty((14, layout.plots))
+    if backend == "triton":
+        from ssrtrack.kernels.kalman_triton import device_layout, launch
+
+        state, places = columns.new_empty((form.state_size, tracks)), device_layout(layout, columns.device)
+
+        def work() -> None:
+            launch(form, vector, columns, places, ("filtered",), state, out, fresh=True)
+
+    else:
+
+        def work() -> None:
+            out.copy_(kalman_torch.scan(form, vector, columns, layout, ("filtered",), None)[0]["filtered"])
+
+    def moments(key: Any) -> tuple[Array, Array]:
+        cells = out.view(14, steps, tracks)[:, :, key].swapaxes(0, 1)
+        return cells[:, :4], cells[:, ROWS]
+
+    return DeviceWork(work, moments, (columns,), (out,))
+
+
+def reference(estimator: str, p: Problem) -> tuple[Array, Array]:
+    """Means (T, 4, n) and packed covariances (T, 10, n) of a float64 problem on the host, by the torch backend."""
+    import torch
+
+    arrays = (torch.from_numpy(a) for a in (p.dt_s, p.position_m, p.noise_m2))
+    work = device_work(estimator, Problem(*arrays, p.q_m2s3, p.speed_sigma_mps), "torch")
+    work.run()
+    mean, covariance = work.moments(slice(None))
+    return mean.numpy(), covariance.numpy()
+
+
+def _bank(estimator: str, p: Problem) -> tuple[Any, Array]:
+    """The estimator's form and numbers."""
+    from ssrtrack.filters.estimators import make_estimator
+    from ssrtrack.filters.packing import form_of, parameters_of
+
+    own = {"q_m2s3": p.q_m2s3} if estimator == "kf" else {}
+    bank = make_estimator(estimator, speed_sigma_mps=p.speed_sigma_mps, **own)
+    return form_of(bank), parameters_of(bank)  # type: ignore[arg-type]
+
+
+def _columns(p: Problem, np_or_torch: Any) -> Array:
+    """Step, position and covariance as rows (6, T·N), time first."""
+    steps, tracks = p.dt_s.shape
+    rows = [p.dt_s, p.position_m[:, 0], p.position_m[:, 1], *(p.noise_m2[:, c] for c in range(3))]
+    return np_or_torch.stack(rows).reshape(6, steps * tracks)
+
+
+def streamed(p: Problem, mean: Array, covariance: Array, block: int, where: str) -> None:
+    """Fill mean (T, 4, N) and packed covariance (T, 10, N) in host memory, `block` tracks on the device at a time."""
+    for first in range(0, p.dt_s.shape[1], block):
+        key = slice(first, first + block)
+        part = p.tracks(key)
+        arrays = (a.to(where) for a in (part.dt_s, part.position_m, part.noise_m2))
+        work = device_work(
+            "kf", Problem(*arrays, p.q_m2s3, p.speed_sigma_mps), "triton" if where == "cuda" else "torch"
+        )
+        work.run()
+        mean[..., key], covariance[..., key] = work.moments(slice(None))
