@@ -15,7 +15,8 @@ from ssrtrack.filters.estimators import make_estimator
 from ssrtrack.filters.measurement import make_measurements, tracking_frame
 from ssrtrack.filters.run import run
 from ssrtrack.io.hdf5 import LogReader
-from ssrtrack.scoring.evaluate import SIGMA_HEIGHT_M, evaluate
+from ssrtrack.scoring.evaluate import evaluate
+from ssrtrack.scoring.gather import SIGMA_HEIGHT_M
 from ssrtrack.scoring.result import EvaluationResult
 from ssrtrack.scoring.serialise import scores_json
 from tests.scoring_fixture import (
