@@ -72,7 +72,10 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
         *constants.lines(lambda digits: f"np.{dtype}({digits!r})"),
         '@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")',
         "def scan(columns, offsets, alive, parameters, state, out, fresh, begin, end):",
-        *(f"    p{i} = parameters[{i}]" for i in used(start[0] + step[0] + start[1] + step[1], "p", form.parameter_count)),
+        *(
+            f"    p{i} = parameters[{i}]"
+            for i in used(start[0] + step[0] + start[1] + step[1], "p", form.parameter_count)
+        ),
         f"    local = np.empty(({form.state_size}, end - begin), columns.dtype)",
         "    first = 0",
         "    if fresh:",

@@ -14,4 +14,3 @@ def select(context: Any, condition: Any, a: Any, b: Any) -> Any:
         return builder.select(*arguments)
 
     return a(types.boolean, a, a), generate
-

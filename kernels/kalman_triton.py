@@ -1,5 +1,6 @@
 """The scan compiled by Triton: one program for each block of neighbouring tracks, a loop over time, state in registers."""
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -79,7 +80,7 @@ def compiled(form: Form, outputs: tuple[str, ...], dtype: str) -> Any:
 def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
     """The kernel's source."""
     constants = Constants()
-    start = first_body(form, outputs, _spelling, constants)
+    start = _renamed(first_body(form, outputs, _spelling, constants))
     step = step_body(form, outputs, _spelling, constants)
     size = form.state_size
     lines = [
@@ -97,18 +98,22 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
         "    plots = tl.cast(plots, tl.int64)",
         *(f"    p{i} = tl.load(parameters + {i})" for i in _parameters_used(form, start, step)),
         *("    " + line for line in constants.lines(lambda digits: f"tl.full([BLOCK], {_digits(digits)}, tl.{dtype})")),
+        f"    zero = tl.full([BLOCK], 0.0, tl.{dtype})",
         "    first = 0",
         "    if FRESH:",
         "        first = 1",
-        "        place = track",
+        "        place = tl.cast(track, tl.int64)",
         "        on = inside",
         *_load(form, start, "        "),
         *("        " + line for line in start[0]),
         *_store(start, "        "),
-        *(f"        s{i} = {_wide(text)}" for i, text in enumerate(start[1])),
+        # A state that is a parameter is one number; the loop carries blocks.
+        *(f"        s{i} = zero + {text}" for i, text in enumerate(start[1])),
         "    else:",
-        *(f"        s{i} = tl.load(state + {i} * tl.cast(tracks, tl.int64) + track, mask=inside, other=0.0)"
-          for i in range(size)),
+        *(
+            f"        s{i} = tl.load(state + {i} * tl.cast(tracks, tl.int64) + track, mask=inside, other=0.0)"
+            for i in range(size)
+        ),
         "    for k in range(first, steps):",
         "        count = tl.load(alive + k)",
         "        on = track < count",
@@ -127,6 +132,12 @@ def _parameters_used(form: Form, *bodies: Body) -> list[int]:
     return used([line for body in bodies for part in body for line in part], "p", form.parameter_count)
 
 
+def _renamed(body: Body) -> Body:
+    """The body with temporaries of its own: Triton takes one that the loop sets again for a value carried by it."""
+    lines, state, results = ([re.sub(r"\bt(\d+)\b", r"u\1", text) for text in part] for part in body)
+    return lines, state, results
+
+
 def _spelling(operation: str) -> str:
     if operation in HELPERS:
         return operation
@@ -135,11 +146,6 @@ def _spelling(operation: str) -> str:
 
 def _digits(digits: str) -> str:
     return f"float('{digits}')" if digits in ("nan", "inf") else digits
-
-
-def _wide(text: str) -> str:
-    """A state that is one of the parameters is a number for all tracks; the loop carries a block."""
-    return f"tl.broadcast_to({text}, [BLOCK])" if text.startswith("p") else text
 
 
 def _load(form: Form, body: Body, indent: str) -> list[str]:
