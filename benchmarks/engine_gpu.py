@@ -16,7 +16,7 @@ results/engine_gpu.csv. Without a CUDA device, `--device cpu --tracks 500` goes 
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ from setting import RESULTS, cuda_device, device, setting, write_csv
 
 TRACKS, STEPS, REPEATS = 1_000_000, 100, 20
 STREAM_TRACKS, STREAM_BLOCK = 12_000_000, 500_000
-# Divisors, so that no last block of another size is compiled for.
-BLOCKS = (250_000, 31_250)
+# Divisors, so that no last block of another size is compiled for. Small blocks need a graph to pay.
+BLOCKS, GRAPH_BLOCKS = (250_000,), (31_250,)
 Array = Any
 
 
@@ -56,7 +56,7 @@ def peer_row(
     expected, tracks, rows = reference(on_host, smooth), p.dt_s.shape[1], []
     for mode, (given, fill) in modes.items():
         for block in (tracks, *(b for b in blocks if b < tracks)):
-            name = f"{mode}, {'all at once' if block == tracks else f'blocks of {block}'}"
+            name = joined(mode, block, tracks)
             row: dict[str, Any] = {"case": case, "implementation": "torch-kf", "mode": name, "tracks": tracks}
             try:
                 rows.append(row | tried(p, given, fill, block, key, expected, 3))
@@ -78,26 +78,30 @@ def peer_row(
 def graph_rows(
     case: str, modes: dict[str, Any], p: Problem, smooth: bool, rows: Sequence[dict[str, Any]], repeats: int
 ) -> list[dict[str, Any]]:
-    """The case's fastest mode, and its fastest by Cholesky (`inverse` makes the host wait), as CUDA graphs."""
+    """The case's fastest modes by Cholesky as CUDA graphs; `inverse` makes the host wait, so the others cannot be."""
     if p.dt_s.device.type != "cuda":
         return []
     timed = sorted((r for r in rows if r["case"] == case and "seconds_p50" in r), key=lambda r: r["seconds_p50"])
-    fastest, out = timed[0], []
-    chosen = {r["mode"]: r for r in [fastest, *[r for r in timed if "Cholesky" in r["mode"]][:1]]}
+    fastest, tracks, out = timed[0], p.dt_s.shape[1], []
     key, on_host = sampled(p)
     expected = reference(on_host, smooth)
-    for name, row in chosen.items():
-        mode, size = split(name, p.dt_s.shape[1])
-        new = {k: row[k] for k in ("case", "implementation", "tracks")} | {"mode": f"CUDA graph of: {name}"}
+    chosen = list(dict.fromkeys(split(r["mode"], tracks)[0] for r in timed if "Cholesky" in r["mode"]))[:2]
+    for mode, size in ((m, b) for m in chosen for b in (tracks, *GRAPH_BLOCKS) if b <= tracks):
+        new = {"case": case, "implementation": "torch-kf", "mode": f"CUDA graph of: {joined(mode, size, tracks)}"}
         try:
-            out.append(new | tried(p, *modes[mode], size, key, expected, repeats, graph=True))
+            out.append(new | {"tracks": tracks} | tried(p, *modes[mode], size, key, expected, repeats, graph=True))
         except Exception as error:
-            out.append(new | {"note": does_not_run(error)})
+            out.append(new | {"tracks": tracks, "note": does_not_run(error)})
         if out[-1].get("seconds_p50", np.inf) < fastest["seconds_p50"]:
             fastest["note"], out[-1]["note"], fastest = "", "fastest", out[-1]
         shown(out[-1])
         _free()
     return out
+
+
+def joined(mode: str, block: int, tracks: int) -> str:
+    """A row's name."""
+    return f"{mode}, {'all at once' if block == tracks else f'blocks of {block}'}"
 
 
 def split(name: str, tracks: int) -> tuple[str, int]:
@@ -224,7 +228,8 @@ def clocked(works: Sequence[Callable[[], object]], repeats: int, p: Problem, mov
     where = p.dt_s.device.type
     if where == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = seconds_of(works, repeats, where)
+    # Trials of a few repeats have had their check to warm up.
+    seconds = seconds_of(works, repeats, where, warm=2 if repeats >= REPEATS else 0)
     return time_columns(seconds, p.dt_s.shape[1], sum(a.nbytes for a in moved), where)
 
 
@@ -277,21 +282,26 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def peer_rows(tracks: int, where: str, repeats: int, blocks: Sequence[int]) -> list[dict[str, Any]]:
+def peer_rows(tracks: int, where: str, repeats: int, blocks: Sequence[int]) -> Iterator[list[dict[str, Any]]]:
+    """All rows of torch-kf known so far, again and again."""
     # Only here and in `tried`, so that ours runs without torch-kf.
     import engine_torch_kf as peer
 
     p, alike = drawn(tracks, STEPS, where, 1), drawn(tracks, STEPS, where, 2, shared=True)
-    same = ", same step and covariance for all"
+    same, rows = ", same step and covariance for all", []
     table = (
         ("KF CV", peer.MODES, p, False),
         ("KF CV" + same, peer.SHARED_MODES, alike, False),
         ("KF CV and RTS smoother", peer.SMOOTHER_MODES, p, True),
         ("KF CV and RTS smoother" + same, peer.SHARED_SMOOTHER_MODES, alike, True),
     )
-    rows = [row for case in table for row in peer_row(*case, repeats, blocks)]
+    for case in table:
+        rows += peer_row(*case, repeats, blocks)
+        yield rows
     # Last, since a capture that fails may leave the device in a bad way.
-    return rows + [row for case in table for row in graph_rows(*case, rows, repeats)]
+    for case in table:
+        rows += graph_rows(*case, rows, repeats)
+        yield rows
 
 
 def our_rows(tracks: int, where: str, repeats: int) -> list[dict[str, Any]]:
@@ -322,26 +332,19 @@ def main(given: Sequence[str] | None = None) -> int:
         sys.exit("torch finds no CUDA device; --device cpu --tracks 500 goes through the same motions without one")
     copy = copy_bytes_per_s(args.device)
     print(f"copy on the device: {copy / 1e9:.0f} GB/s read and written")
-    rows: list[dict[str, Any]] = []
-    if not args.peers_only:
-        rows += our_rows(args.tracks, args.device, args.repeats)
-        if args.stream_tracks:
-            rows.append(streamed_row(args.stream_tracks, args.stream_block, args.device))
-    if not args.ours_only:
-        rows += peer_rows(args.tracks, args.device, args.repeats, args.blocks)
     on = cuda_device() if args.device == "cuda" else device()
-    packages = [
-        p
-        for p, wanted in (
-            ("numpy", True),
-            ("torch", True),
-            ("triton", not args.peers_only),
-            ("torch_kf", not args.ours_only),
-        )
-        if wanted
-    ]
-    extra = {"copy_bytes_per_s": round(copy)} | setting(*packages, on=on)
-    write_csv(args.output, [row | extra for row in finished(rows, copy)])
+    used = {"numpy": True, "torch": True, "triton": args.device == "cuda", "torch_kf": not args.ours_only}
+    extra = {"copy_bytes_per_s": round(copy)} | setting(*(p for p, wanted in used.items() if wanted), on=on)
+    # Kept as it grows: a run that is cut off has not been for nothing.
+    ours: list[dict[str, Any]] = []
+    if not args.peers_only:
+        ours = our_rows(args.tracks, args.device, args.repeats)
+        if args.stream_tracks:
+            ours.append(streamed_row(args.stream_tracks, args.stream_block, args.device))
+        write_csv(args.output, [row | extra for row in finished(ours, copy)])
+    if not args.ours_only:
+        for peers in peer_rows(args.tracks, args.device, args.repeats, args.blocks):
+            write_csv(args.output, [row | extra for row in finished([*ours, *peers], copy)])
     return 0
 
 
