@@ -3,12 +3,13 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from ssrtrack.errors import ScoringError
 from ssrtrack.report import words
-from ssrtrack.report.sections import Progress, facts, sections
+from ssrtrack.report.sections import Progress, Section, facts, sections
 from ssrtrack.report.style import CSS
 from ssrtrack.scoring.result import EvaluationResult
 from ssrtrack.scoring.serialise import scores_json
@@ -43,8 +44,8 @@ def make_report(
     directory = Path(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(directory / "scores.json", scores)
-        _replace(directory / "report.html", page)
+        replace_file(directory / "scores.json", scores)
+        replace_file(directory / "report.html", page)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ScoringError(
@@ -63,10 +64,23 @@ def html_page(
     progress: Progress | None = None,
 ) -> str:
     """The whole page as text."""
-    parts = sections(result, progress)
+    remarks = "".join(f"<p>{_prose(text)}</p>" for text in (words.calibration(result), words.outliers(result)) if text)
+    return frame(
+        title=title,
+        lead=words.headline(result),
+        below=remarks + facts(result),
+        parts=[
+            *sections(result, progress),
+            ("provenance", "Provenance", _provenance(result, command, software_version, created)),
+        ],
+        software_version=software_version,
+    )
+
+
+def frame(*, title: str, lead: str, below: str, parts: Sequence[Section], software_version: str) -> str:
+    """A page: title, one sentence in large letters, HTML below it, contents, and sections (id, heading, HTML)."""
     contents = "".join(f'<a href="#{name}">{escape(heading)}</a>' for name, heading, _ in parts)
     body = "".join(f'<section id="{name}"><h2>{escape(heading)}</h2>{text}</section>' for name, heading, text in parts)
-    remarks = "".join(f"<p>{_prose(text)}</p>" for text in (words.calibration(result), words.outliers(result)) if text)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -80,16 +94,12 @@ def html_page(
 <body>
 <header>
 <h1>{escape(title)}</h1>
-<p class="result">{_prose(words.headline(result))}</p>
-{remarks}
-{facts(result)}
-<nav aria-label="Contents">{contents}<a href="#provenance">Provenance</a></nav>
+<p class="result">{_prose(lead)}</p>
+{below}
+<nav aria-label="Contents">{contents}</nav>
 </header>
 <main>
 {body}
-<section id="provenance"><h2>Provenance</h2>
-{_provenance(result, command, software_version, created)}
-</section>
 </main>
 </body>
 </html>
@@ -110,7 +120,7 @@ def _provenance(result: EvaluationResult, command: str, software_version: str, c
     )
 
 
-def _replace(path: Path, text: str) -> None:
+def replace_file(path: Path, text: str) -> None:
     """Write beside the target, then rename: the target is never seen half written."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

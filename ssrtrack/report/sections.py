@@ -15,8 +15,13 @@ Section = tuple[str, str, str]  # id, title, body
 Progress = Callable[[str, int, int], None]
 
 
-def sections(result: EvaluationResult, progress: Progress | None = None) -> list[Section]:
-    """Every section that applies to this result, in reading order; `progress` is called with (what, done, total)."""
+def sections(
+    result: EvaluationResult, progress: Progress | None = None, only: Sequence[str] | None = None
+) -> list[Section]:
+    """Every section that applies to this result, in reading order; `progress` is called with (what, done, total).
+
+    `only` names the ids of those wanted.
+    """
     parts: tuple[tuple[str, str, Callable[[EvaluationResult], str]], ...] = (
         ("scores", "Scores", _scores),
         ("map", "Where they flew", _map),
@@ -30,7 +35,7 @@ def sections(result: EvaluationResult, progress: Progress | None = None) -> list
         ("definitions", "What every score means", _definitions),
     )
     made = []
-    for i, (name, title, write) in enumerate(parts):
+    for i, (name, title, write) in enumerate(part for part in parts if only is None or part[0] in only):
         if progress:
             progress("drawing the report", i, len(parts))
         made.append((name, title, write(result)))
@@ -61,10 +66,11 @@ def facts(result: EvaluationResult) -> str:
         ("Compared with", reference, "" if result.has_truth else "the log holds no truth"),
     ]
 
-    return f'<dl class="facts">{"".join(_fact(*one) for one in known if one[1])}</dl>'
+    return f'<dl class="facts">{"".join(fact(*one) for one in known if one[1])}</dl>'
 
 
-def _fact(name: str, value: str, small: str) -> str:
+def fact(name: str, value: str, small: str) -> str:
+    """One entry of a list of facts, as HTML."""
     kind = ' class="wide"' if len(value) > 30 else ""
     more = f"<small>{escape(small)}</small>" if small else ""
     return f"<div{kind}><dt>{escape(name)}</dt><dd>{escape(value)}{more}</dd></div>"
@@ -76,18 +82,19 @@ def _radar_names(radars: Sequence[RadarNoise]) -> str:
     return ", ".join(names) + (f" and {words.count(more)} more" if more > 0 else "")
 
 
-def _figure(picture: str | None, caption: str = "", legend: str = "") -> str:
+def figure(picture: str | None, caption: str = "", key: str = "") -> str:
+    """A picture with its legend and caption; "" without a picture."""
     if picture is None:
         return ""
     area = f'<div class="scroll" tabindex="0" role="group" aria-label="figure">{picture}</div>'
-    return f"<figure>{legend}{area}{f'<figcaption>{caption}</figcaption>' if caption else ''}</figure>"
+    return f"<figure>{key}{area}{f'<figcaption>{caption}</figcaption>' if caption else ''}</figure>"
 
 
 def _key(content: str, text: str) -> str:
     return f'<li><svg viewBox="-16 -7 32 14" aria-hidden="true">{content}</svg>{escape(text)}</li>'
 
 
-def _legend(result: EvaluationResult, extra: Iterable[tuple[str, str]] = (), *, trackers: bool = True) -> str:
+def legend(result: EvaluationResult, extra: Iterable[tuple[str, str]] = (), *, trackers: bool = True) -> str:
     """A legend in the page's own text: it wraps, can be read aloud, and never covers data."""
     items = []
     for name, look in result_looks(result).items() if trackers else ():
@@ -106,10 +113,11 @@ def _legend(result: EvaluationResult, extra: Iterable[tuple[str, str]] = (), *, 
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
-def _table(head: Sequence[str], body: str, kind: str = "numbers", above: str = "") -> str:
+def table(head: Sequence[str], body: str, kind: str = "numbers", above: str = "") -> str:
+    """A table that scrolls by itself where the page is narrow; texts are HTML."""
     cells = "".join(f'<th scope="col">{text}</th>' for text in head)
-    table = f'<table class="{kind}"><thead>{above}<tr>{cells}</tr></thead>{body}</table>'
-    return f'<div class="scroll" tabindex="0" role="group" aria-label="table">{table}</div>'
+    whole = f'<table class="{kind}"><thead>{above}<tr>{cells}</tr></thead>{body}</table>'
+    return f'<div class="scroll" tabindex="0" role="group" aria-label="table">{whole}</div>'
 
 
 def _score_rows(result: EvaluationResult, rows: Sequence[Row]) -> str:
@@ -133,7 +141,8 @@ def _score_row(trackers: Sequence[TrackerResult], row: Row, unit: str, meaning: 
     return f'<tr>{name}<td class="left unit">{escape(unit)}</td>{"".join(cells)}</tr>'
 
 
-def _score_table(result: EvaluationResult, groups: dict[str, tuple[Row, ...]]) -> str:
+def score_table(result: EvaluationResult, groups: dict[str, tuple[Row, ...]]) -> str:
+    """All scores of all trackers, one row per score."""
     bodies = []
     for title, rows in groups.items():
         # Without truth `nll` repeats `nll_next_plot`.
@@ -144,7 +153,7 @@ def _score_table(result: EvaluationResult, groups: dict[str, tuple[Row, ...]]) -
             )
             bodies.append(f"<tbody>{span}{lines}</tbody>")
     head = ["Score", '<span class="unit">unit</span>', *(escape(tracker.name) for tracker in result.trackers)]
-    return _table(head, "".join(bodies), "scores")
+    return table(head, "".join(bodies), "scores")
 
 
 def _scores(result: EvaluationResult) -> str:
@@ -155,9 +164,9 @@ def _scores(result: EvaluationResult) -> str:
         "Bold with a dot: best of its row. Small figures: 95 % bootstrap interval over flights. A dash: does not apply."
     )
     return (
-        _figure(picture, caption, _legend(result))
+        figure(picture, caption, legend(result))
         + f'<p class="muted">{text} Select a score to read its definition.</p>'
-        + _score_table(result, GROUPS)
+        + score_table(result, GROUPS)
     )
 
 
@@ -181,8 +190,8 @@ def _map(result: EvaluationResult) -> str:
     near = (
         "Each numbered flight where it is hardest to follow: in a turn, or else where errors are largest. Axes in NM."
     )
-    return _figure(figures.overview(result, "map"), text + chosen) + _figure(
-        figures.closeups(result, "close"), near, _legend(result, _path_words(result))
+    return figure(figures.overview(result, "map"), text + chosen) + figure(
+        figures.closeups(result, "close"), near, legend(result, _path_words(result))
     )
 
 
@@ -191,7 +200,7 @@ def _time(result: EvaluationResult) -> str:
     for i, example in enumerate(result.examples, start=1):
         if len(example.time_s) > 1 and any(tracker.name in example.error_m for tracker in result.trackers):
             picture = figures_time.error_over_time(result, example, f"time{i}")
-            drawn.append(f"<h3>{i}&ensp;{escape(example.label)}</h3>{_figure(picture)}")
+            drawn.append(f"<h3>{i}&ensp;{escape(example.label)}</h3>{figure(picture)}")
     if not drawn:
         return ""
     against = "the truth" if result.has_truth else "the smoothed reference, which knows the plots to come"
@@ -207,26 +216,26 @@ def _time(result: EvaluationResult) -> str:
     turning = [flags for flags in map(prepare.turning, result.examples) if flags is not None and flags.any()]
     shade = "turning" if result.has_truth else "turning, by the smoothed reference"
     keys = [*([("shade", shade)] if turning else []), ("dash", "end of the warm-up, scored from here")]
-    return f"<p>{text}</p>{_legend(result, keys, trackers=False)}{''.join(drawn)}"
+    return f"<p>{text}</p>{legend(result, keys, trackers=False)}{''.join(drawn)}"
 
 
 def _distribution(result: EvaluationResult) -> str:
     caption = "Left: share of updates with a smaller error. Right: share with a larger one. Marks at p50, p95 and p99."
-    return _figure(figures.distribution(result, "cdf"), caption, _legend(result))
+    return figure(figures.distribution(result, "cdf"), caption, legend(result))
 
 
 def _calibration(result: EvaluationResult) -> str:
-    series = _figure(
+    series = figure(
         figures.consistency(result, "nees"),
         "Normalised squares by time since each flight's first plot, mean over flights: 1 is ideal; above it the "
         "tracker claims more accuracy than it has, below it less. Inside the band a mean may differ from 1 by chance.",
-        _legend(result, [("band", "95 % χ² bounds of the mean")]),
+        legend(result, [("band", "95 % χ² bounds of the mean")]),
     )
-    coverage = _figure(
+    coverage = figure(
         figures.reliability(result, "cover"),
         "Probability a tracker gives its position ellipse, and how often the true position was inside. The axes are "
         "stretched so that an uncertainty wrong by one factor is a straight line.",
-        _legend(result),
+        legend(result),
     )
     return series + coverage
 
@@ -241,7 +250,7 @@ def _flights(result: EvaluationResult) -> str:
         else ""
     )
     caption = f"RMS {_error_name(result)} of every flight.{right}"
-    return _figure(picture, caption, _legend(result)) + listed if picture else ""
+    return figure(picture, caption, legend(result)) + listed if picture else ""
 
 
 def _won(name: str, first: str, x: prepare.Array, y: prepare.Array) -> str:
@@ -267,7 +276,7 @@ def _noise(result: EvaluationResult) -> str:
         "Used: what the trackers were given; in colour where it is more than half as large again as the measured σ, or "
         "less than two thirds of it: the calibration above will show that."
     )
-    return f"<p>{text}</p>" + _table(head, f"<tbody>{body}</tbody>", "tight", f"<tr>{groups}</tr>")
+    return f"<p>{text}</p>" + table(head, f"<tbody>{body}</tbody>", "tight", f"<tr>{groups}</tr>")
 
 
 def _noise_row(radar: RadarNoise) -> str:
@@ -317,7 +326,7 @@ def _bound(result: EvaluationResult) -> str:
         "reach in turns and the gap there is the price of not knowing. An efficiency above 1 by more than chance means "
         "leakage, a wrong σ, or a tracker with a narrower idea of how aircraft move than the bound assumes."
     )
-    return f"<p>{text}</p>{warning}" + _table(head, f"<tbody>{''.join(lines)}</tbody>")
+    return f"<p>{text}</p>{warning}" + table(head, f"<tbody>{''.join(lines)}</tbody>")
 
 
 def _notes(result: EvaluationResult) -> str:
@@ -336,4 +345,4 @@ def _definitions(result: EvaluationResult) -> str:
         if _has(result, row.key)
     )
     text = "Keys as in scores.json beside this page. Scores that do not apply here are left out."
-    return f"<p>{text}</p>" + _table(["Key", "Unit", "Score", "Meaning"], f"<tbody>{lines}</tbody>", "defs")
+    return f"<p>{text}</p>" + table(["Key", "Unit", "Score", "Meaning"], f"<tbody>{lines}</tbody>", "defs")
