@@ -6,8 +6,8 @@ A million tracks of 100 steps in float32, each with its own steps and covariance
 are CUDA events around a whole pass, the median of 20 after 2 that do not count; ours go round two sets of buffers.
 The ceiling is a large copy from device to device in the same process, bytes read and written counted; bytes of a pass
 are those of the arrays it is given and fills. torch-kf runs in every mode of engine_torch_kf.py, with all tracks at
-once and in blocks that fit the cache; its fastest one is timed in full and is what the ratio refers to. It is also
-given an easier problem (one step length, one covariance), the only one its own `filter` takes.
+once and in blocks, and as CUDA graphs where that is possible; its fastest one is timed in full and is what the ratio
+refers to. It is also given an easier problem (one step length, one covariance), the only one its own `filter` takes.
 First of all, on fresh plots and outputs full of NaN, means and covariances must be those of numpy in float64 (for the
 IMM: of the torch backend in float64) on tracks from all over the batch: 1 m, 0.1 m/s and 1 % RMS.
 A last row streams more tracks than the device's memory holds from host arrays and back. Writes
