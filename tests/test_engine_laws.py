@@ -103,12 +103,15 @@ def test_a_bank_of_equal_models_is_that_model(backend: str, name: str, seed: int
     many = Bank(one.motions * models, chain, one.engine, one.observation, one.options)
     z = drawn(seed)
     got, expected = cases.run_with(backend, many, z), cases.run_with(backend, one, z)
+    # filterpy's cubature transform does not centre its points: see test_engine_filterpy.
     tolerance = 1e-7 if (backend, name) == ("filterpy", "ckf") else 1e-9
     cases.assert_same(cases.changed_modes(got, None), expected, tolerance)
     alive = np.isfinite(z.time_s)
     assert got.mode_probability is not None
     start = np.exp(chain.log_start())  # the stationary distribution: equal models teach nothing of the mode
-    np.testing.assert_allclose(got.mode_probability[alive], np.broadcast_to(start, (alive.sum(), models)), rtol=1e-7)
+    np.testing.assert_allclose(
+        got.mode_probability[alive], np.broadcast_to(start, (alive.sum(), models)), rtol=100 * tolerance
+    )
 
 
 @pytest.mark.parametrize("backend", EVERY)
@@ -121,11 +124,12 @@ def test_a_miss_changes_nothing_at_the_next_plot(backend: str, name: str, seed: 
     Of an IMM the probabilities of the models before the next plot; it merges at every step, so its moments do change.
     """
     z = drawn(seed, ragged=False)
-    kept = [k for k in range(7) if k not in columns]
     valid = z.valid.copy()
+    if name.startswith("imm"):  # one plot to leave the stationary distribution, then none to weigh the models again
+        columns = {k + 1 for k in columns}
+        valid[:, 1:] = np.arange(1, 7) == 1
     valid[:, sorted(columns)] = False
-    if name.startswith("imm"):  # a plot would turn other moments into other probabilities
-        valid[:, 1:] = False
+    kept = [k for k in range(7) if k not in columns]
     missed = cases.changed(z, valid=valid)
     long = cases.run_with(backend, estimator(name, seed), missed)
     short = cases.run_with(backend, estimator(name, seed), missed.select((slice(None), kept)))
