@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_scan import output_sizes
-from ssrtrack.kernels.kalman_source import Body, Constants, first_body, module, step_body, used
+from ssrtrack.kernels.kalman_simd import lanes
+from ssrtrack.kernels.kalman_source import Body, first_body, module, step_body
+from ssrtrack.kernels.kalman_trace import Trace, instructions
+from ssrtrack.kernels.kalman_vector import functions
 
 Array = NDArray[Any]
 BLOCK = 128  # tracks whose states a core keeps in its cache at a time
-SPELLED = {"where": "select", "not": "not "}
 
 
 def scan(
@@ -52,63 +54,82 @@ def scan(
     return parts, final
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(form: Form, outputs: tuple[str, ...], dtype: str) -> Any:
     """The kernel (columns, offsets, alive, parameters, state, out, fresh, begin, end)."""
     return module("numba", source(form, outputs, dtype)).scan
 
 
 def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
-    """The kernel's source."""
-    constants = Constants()
-    start = first_body(form, outputs, _spelling, constants)
-    step = step_body(form, outputs, _spelling, constants)
-    lines = [
-        f'"""Filter scan for {form}: {", ".join(outputs)}; written by ssrtrack, see kernels/kalman_source.py."""',
-        "from math import atan2, cos, exp, expm1, log, sin, sqrt",
-        "import numpy as np",
-        "from numba import njit",
-        "from ssrtrack.kernels.kalman_select import select",
-        *constants.lines(lambda digits: f"np.{dtype}({digits!r})"),
-        '@njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")',
-        "def scan(columns, offsets, alive, parameters, state, out, fresh, begin, end):",
-        *(
-            f"    p{i} = parameters[{i}]"
-            for i in used(start[0] + step[0] + start[1] + step[1], "p", form.parameter_count)
-        ),
-        f"    local = np.empty(({form.state_size}, end - begin), columns.dtype)",
-        "    first = 0",
-        "    if fresh:",
-        "        first = 1",
-        "        base = offsets[0] + begin",
-        "        for i in range(end - begin):",
-        *_lane(form, start, "            "),
-        "    else:",
-        "        local[:, :] = state[:, begin:end]",
-        "    for k in range(first, alive.size):",
-        "        count = min(end, alive[k]) - begin",
-        "        if count <= 0:",
-        "            break",
-        "        base = offsets[k] + begin",
-        "        for i in range(count):",
-        *(f"            s{i} = local[{i}, i]" for i in range(form.state_size)),
-        *_lane(form, step, "            "),
-        "    state[:, begin:end] = local",
-    ]
-    return "\n".join(lines) + "\n"
+    """The kernel's source: loops in Python, a track's step as a program of SIMD instructions."""
+    start = first_body(form, outputs, instructions, Trace(functions(dtype)))
+    step = step_body(form, outputs, instructions, Trace(functions(dtype)))
+    sizes = output_sizes(form)
+    rows = len(form.columns), form.state_size, sum(sizes[name] for name in outputs)
+    return SOURCE.format(
+        title=f"{form}: {', '.join(outputs)}",
+        programs="\n".join(_program(name, body) for name, body in (("FIRST", start), ("STEP", step))),
+        dtype=dtype,
+        width=lanes(dtype),
+        block=BLOCK,
+        columns=rows[0],
+        state=rows[1],
+        out=rows[2],
+    )
 
 
-def _spelling(operation: str) -> str:
-    return SPELLED.get(operation, operation)
+def _program(name: str, parts: Body) -> str:
+    lines, state, results = parts
+    text = "\n".join(lines)
+    return f'{name} = (\n    """\n{text}\n""",\n    "{" ".join(state)}".split(),\n    "{" ".join(results)}".split(),\n)'
 
 
-def _lane(form: Form, body: Body, indent: str) -> list[str]:
-    """One track's lines: load the columns, compute, store state and outputs."""
-    lines, state, results = body
-    needed = used([*lines, *state, *results], "c", len(form.columns))
-    return [
-        *(f"{indent}c{i} = columns[{i}, base + i]" for i in needed),
-        *(indent + line for line in lines),
-        *(f"{indent}out[{d}, base + i] = {text}" for d, text in enumerate(results)),
-        *(f"{indent}local[{s}, i] = {text}" for s, text in enumerate(state)),
-    ]
+SOURCE = '''"""Filter scan for {title}; written by ssrtrack, see kernels/kalman_source.py."""
+
+import numpy as np
+from numba import njit
+
+from ssrtrack.kernels.kalman_simd import body
+
+{programs}
+first = body(*FIRST, "{dtype}", {width}, {block})
+step = body(*STEP, "{dtype}", {width}, {block})
+
+
+@njit(cache=True, nogil=True)
+def scan(columns, offsets, alive, parameters, state, out, fresh, begin, end):
+    # Blocks of their own: whole registers may be read and written, whatever the number of tracks left.
+    here = np.ones(({columns}, {block}), np.{dtype})
+    local = np.ones(({state}, {block}), np.{dtype})
+    there = np.empty(({out}, {block}), np.{dtype})
+    if not fresh:
+        for row in range({state}):
+            for i in range(end - begin):
+                local[row, i] = state[row, begin + i]
+    kept = end - begin
+    for k in range(alive.size):
+        count = max(min(end, alive[k]) - begin, 0)
+        # Tracks that have ended share registers with others that go on: their states leave now.
+        for row in range({state}):
+            for i in range(count, kept):
+                state[row, begin + i] = local[row, i]
+        kept = count
+        if count == 0:
+            break
+        base = offsets[k] + begin
+        for row in range({columns}):
+            for i in range(count):
+                here[row, i] = columns[row, base + i]
+        if fresh and k == 0:
+            for i in range(0, count, {width}):
+                first(here, local, there, parameters, i)
+        else:
+            for i in range(0, count, {width}):
+                step(here, local, there, parameters, i)
+        for row in range({out}):
+            for i in range(count):
+                out[row, base + i] = there[row, i]
+    for row in range({state}):
+        for i in range(kept):
+            state[row, begin + i] = local[row, i]
+'''

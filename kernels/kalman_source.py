@@ -16,10 +16,9 @@ from typing import Any
 
 from ssrtrack.kernels.kalman_form import Form, parameters
 from ssrtrack.kernels.kalman_scan import Results, advance, first
-from ssrtrack.kernels.kalman_trace import Trace, statements
+from ssrtrack.kernels.kalman_trace import Trace
 
 Body = tuple[list[str], list[str], list[str]]  # lines; the new state's scalars; the outputs' scalars
-Spelling = Callable[[str], str]
 
 
 class Constants:
@@ -36,30 +35,28 @@ class Constants:
         return [f"{name} = {spell(digits)}" for digits, name in self.names.items()]
 
 
-def first_body(form: Form, outputs: Sequence[str], spelling: Spelling, constants: Constants) -> Body:
+Write = Callable[[Sequence[Any]], tuple[list[str], list[str]]]
+
+
+def first_body(form: Form, outputs: Sequence[str], write: Write, trace: Trace) -> Body:
     """From parameters p… and columns c… to state and outputs at a track's first plot."""
-    trace = Trace()
     columns = [trace.input(f"c{i}") for i in range(len(form.columns))]
-    values, results = first(form, _parameters(form, trace), columns, outputs)
-    return _body(values, results, outputs, spelling, constants)
+    return _body(*first(form, _parameters(form, trace), columns, outputs), outputs, write)
 
 
-def step_body(form: Form, outputs: Sequence[str], spelling: Spelling, constants: Constants) -> Body:
+def step_body(form: Form, outputs: Sequence[str], write: Write, trace: Trace) -> Body:
     """From parameters p…, state s… and columns c… to state and outputs one column later."""
-    trace = Trace()
     columns = [trace.input(f"c{i}") for i in range(len(form.columns))]
     state = [trace.input(f"s{i}") for i in range(form.state_size)]
-    values, results = advance(form, _parameters(form, trace), state, columns, outputs)
-    return _body(values, results, outputs, spelling, constants)
+    return _body(*advance(form, _parameters(form, trace), state, columns, outputs), outputs, write)
 
 
 def _parameters(form: Form, trace: Trace) -> Any:
     return parameters(form, [trace.input(f"p{i}") for i in range(form.parameter_count)])
 
 
-def _body(values: Sequence[Any], results: Results, outputs: Sequence[str], spelling: Spelling, k: Constants) -> Body:
-    wanted = [*values, *(x for name in outputs for x in results[name])]
-    lines, texts = statements(wanted, spelling, k)
+def _body(values: Sequence[Any], results: Results, outputs: Sequence[str], write: Write) -> Body:
+    lines, texts = write([*values, *(x for name in outputs for x in results[name])])
     return lines, texts[: len(values)], texts[len(values) :]
 
 

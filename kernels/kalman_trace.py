@@ -6,7 +6,7 @@ wanted results, in the order of recording, without what nobody needs.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Node = tuple[Any, ...]  # (operation, operands): operands are numbers of earlier nodes
@@ -26,9 +26,11 @@ _NUMBERS: dict[str, Callable[..., float]] = {
 class Trace:
     """The record: nodes in the order in which they were first asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, functions: Mapping[str, Callable[..., Any]] | None = None) -> None:
+        """`functions` say how to compute an operation from others, where a backend lacks it."""
         self.nodes: list[Node] = []
         self._known: dict[Node, int] = {}
+        self._functions = functions or {}
 
     def input(self, name: str) -> "Expression":
         """A value that the surrounding code provides under this name."""
@@ -42,6 +44,8 @@ class Trace:
         """The expression operation(operands), or its number if all operands are numbers."""
         if operation in _NUMBERS and all(isinstance(x, int | float) for x in operands):
             return _NUMBERS[operation](*operands)
+        if operation in self._functions:
+            return self._functions[operation](*operands)
         return Expression(self, self._number((operation, *(self._operand(x) for x in operands))))
 
     def _operand(self, x: Any) -> int:
@@ -140,6 +144,27 @@ class Expression:
         return self.trace.record("atan2", self, other)
 
 
+    def rint(self) -> Any:
+        """The nearest whole number."""
+        return self.trace.record("rint", self)
+
+    def floor(self) -> Any:
+        """The next whole number below."""
+        return self.trace.record("floor", self)
+
+    def power2(self) -> Any:
+        """2 to this whole number."""
+        return self.trace.record("power2", self)
+
+    def mantissa(self) -> Any:
+        """m in [½, 1) with self = m·2ⁿ."""
+        return self.trace.record("mantissa", self)
+
+    def exponent(self) -> Any:
+        """n of `mantissa`."""
+        return self.trace.record("exponent", self)
+
+
 INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "gt": ">", "lt": "<", "and": "&", "or": "|"}
 
 
@@ -150,6 +175,23 @@ def statements(
 
     `names` spells the functions of a backend ("sqrt", "where", …), `constant` a number.
     """
+
+    def line(operation: str, operands: list[str]) -> str:
+        if operation in INFIX:
+            return f"{operands[0]} {INFIX[operation]} {operands[1]}"
+        return f"-{operands[0]}" if operation == "neg" else f"{names(operation)}({', '.join(operands)})"
+
+    return _lines(results, lambda name, operation, operands: f"{name} = {line(operation, operands)}", constant)
+
+
+def instructions(results: Sequence[Any]) -> tuple[list[str], list[str]]:
+    """The same as lines "name operation operands…", numbers written out: what `kalman_simd` reads."""
+    return _lines(results, lambda name, operation, operands: " ".join([name, operation, *operands]), repr)
+
+
+def _lines(
+    results: Sequence[Any], write: Callable[[str, str, list[str]], str], constant: Callable[[float], str]
+) -> tuple[list[str], list[str]]:
     trace = next((x.trace for x in results if isinstance(x, Expression)), None)
     nodes = trace.nodes if trace is not None else []
     needed = _needed(nodes, [x.number for x in results if isinstance(x, Expression)])
@@ -163,16 +205,9 @@ def statements(
     lines = []
     for number in sorted(needed):
         operation, *operands = nodes[number]
-        if operation in ("input", "constant"):
-            continue
-        if operation in INFIX:
-            right = f"{text(operands[0])} {INFIX[operation]} {text(operands[1])}"
-        elif operation == "neg":
-            right = f"-{text(operands[0])}"
-        else:
-            right = f"{names(operation)}({', '.join(text(x) for x in operands)})"
-        lines.append(f"t{number} = {right}")
-    return lines, [text(x.number) if isinstance(x, Expression) else constant(x) for x in results]
+        if operation not in ("input", "constant"):
+            lines.append(write(f"t{number}", operation, [text(x) for x in operands]))
+    return lines, [text(x.number) if isinstance(x, Expression) else constant(float(x)) for x in results]
 
 
 def _needed(nodes: Sequence[Node], wanted: Sequence[int]) -> set[int]:

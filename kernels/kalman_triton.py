@@ -1,8 +1,8 @@
-"""The scan compiled by Triton: one program for each block of neighbouring tracks, a loop over time, state in registers."""
+"""The scan compiled by Triton: a program for each block of neighbouring tracks, a loop over time, state in registers."""
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_scan import output_sizes
 from ssrtrack.kernels.kalman_source import Body, Constants, first_body, module, step_body, used
+from ssrtrack.kernels.kalman_trace import Trace, statements
 
 Tensor = Any
 # Tracks for each program, and its warps: one track a thread, so that a track's whole state fits the registers.
@@ -71,7 +72,7 @@ def launch(
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(form: Form, outputs: tuple[str, ...], dtype: str) -> Any:
     """The kernel."""
     return module("triton", source(form, outputs, dtype)).scan
@@ -80,8 +81,9 @@ def compiled(form: Form, outputs: tuple[str, ...], dtype: str) -> Any:
 def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
     """The kernel's source."""
     constants = Constants()
-    start = _renamed(first_body(form, outputs, _spelling, constants))
-    step = step_body(form, outputs, _spelling, constants)
+    write = partial(statements, names=_spelling, constant=constants)
+    start = _renamed(first_body(form, outputs, write, Trace()))
+    step = step_body(form, outputs, write, Trace())
     size = form.state_size
     lines = [
         f'"""Filter scan for {form}: {", ".join(outputs)}; written by ssrtrack, see kernels/kalman_source.py."""',
