@@ -17,7 +17,7 @@ STEPS = 10_000
 EPOCH_S = 86_400.0  # float32 knows the time of day to 1/128 s at best: steps must be taken before rounding
 # Left out: triton, whose interpreter takes minutes for this.
 FAST = tuple(backend for backend in BACKENDS if backend in ("numba", "torch"))
-# How far float32 means lie from those of float64 in 999 plots of 1000, in standard deviations, and a model's probability.
+# How far float32 lies from float64 in 999 plots of 1000: means in standard deviations, and a model's probability.
 # A plain float32 Kalman filter (Joseph form) comes to 0.0002 on these flights: at 100 km positions are rounded to 8 mm.
 LIMIT = {"kf": (0.002, 0.0), "imm": (0.05, 0.01), "ukf": (0.05, 0.0)}
 
