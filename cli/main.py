@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ssrtrack import __version__
+from ssrtrack.cli.batch import batch
 from ssrtrack.cli.evaluate import evaluate
 from ssrtrack.cli.export import export
 from ssrtrack.cli.info import info
@@ -46,6 +47,7 @@ app.command()(ingest)
 app.command()(export)
 app.command()(info)
 app.command()(evaluate)
+app.command()(batch)
 
 
 def main() -> None:

@@ -27,3 +27,7 @@ class EstimatorError(SsrtrackError):
 
 class ScoringError(SsrtrackError):
     """There is nothing to score, or what is there cannot be scored as asked."""
+
+
+class BatchError(SsrtrackError):
+    """A run over many logs cannot start or go on: no logs, a folder that holds results, no scheduler."""

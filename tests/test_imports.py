@@ -31,6 +31,7 @@ OWNERS = {
     "triton": ("kernels/",),
     "dask": ("batch",),
     "distributed": ("batch",),
+    "fsspec": ("io/storage",),
 }
 # kernels stand at the bottom: beside these they know nothing of the project.
 KERNEL_PACKAGES = {"torch", "triton", "numba", "numpy", "math", "collections", "typing", "dataclasses"}

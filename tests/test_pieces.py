@@ -15,9 +15,9 @@ from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.scoring.evaluate import evaluate, evaluation_result
 from ssrtrack.scoring.gather import Asked, gather, nothing_yet
 from ssrtrack.scoring.gathered import Gathered, one_log, packed, unpacked
-from ssrtrack.scoring.serialise import scores_json
 from ssrtrack.tracking.flights import Cutting, flights
 from ssrtrack.tracking.pieces import Piece, pieces_of, plots_of_piece
+from tests.batch_fixture import same_scores
 from tests.scoring_fixture import chunked, paths, plots_table, simple_log, truth_table, write_log
 
 RULE = Cutting(gap_s=30.0, min_plots=1, min_range_m=2000.0)
@@ -113,14 +113,6 @@ def gathered_in_pieces(log: Path, asked: Asked, cuts: list[float]) -> Gathered:
     return one_log(parts)
 
 
-def flat(value: Any, where: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in flat(item, f"{where}/{key}").items()}
-    if isinstance(value, list):
-        return {k: v for i, item in enumerate(value) for k, v in flat(item, f"{where}/{i}").items()}
-    return {} if where.endswith("/seconds") else {where: value}
-
-
 @pytest.mark.parametrize("truth", [True, False])
 def test_cut_log_has_the_scores_of_the_uncut_one(tmp_path: Path, truth: bool) -> None:
     """Every figure: scores, intervals (whose resampling depends on the order of flights), noise, notes."""
@@ -130,11 +122,7 @@ def test_cut_log_has_the_scores_of_the_uncut_one(tmp_path: Path, truth: bool) ->
     for cuts in ([450.0], [50.0, 250.0, 500.0, 1e6]):
         gathered = gathered_in_pieces(log, asked, cuts)
         cut = evaluation_result([log], gathered, warmup_plots=8, bootstrap=50, seed=1)
-        a, b = flat(scores_json(whole)), flat(scores_json(cut))
-        assert set(a) == set(b)
-        for key, value in a.items():
-            expected = pytest.approx(value, rel=1e-9, abs=1e-12) if isinstance(value, float) else value
-            assert b[key] == expected, key
+        same_scores(whole, cut)
         for one, other in zip(whole.trackers, cut.trackers, strict=True):
             np.testing.assert_array_equal(one.position_error.counts, other.position_error.counts)
             np.testing.assert_allclose(one.nis.mean, other.nis.mean, rtol=1e-9)

@@ -29,16 +29,16 @@ DAMAGED = "copy it again from its source, or write the log again"
 FOREIGN = "expected a log written by ssrtrack; `ssrtrack ingest` makes one of an ASTERIX recording"
 
 
-def open_log(path: Path) -> Any:
-    """The HDF5 file at `path`, open for reading.
+def open_log(path: Path, file: Any = None) -> Any:
+    """The HDF5 file at `path`, open for reading; or an open binary `file`, which messages call `path`.
 
     Raises:
         LogError: there is no such file, it is not HDF5, it is truncated, or its writer did not finish.
     """
-    if not path.is_file():
+    if file is None and not path.is_file():
         raise LogError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}; give the path of a log")
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path if file is None else file, "r")
     except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
         raise LogError(f"{path}: {_why_not_opened(path, ' '.join(str(error).split()))}") from error
 

@@ -22,6 +22,8 @@ AnyTable = TypeVar("AnyTable", bound=Table)
 class LogReader:
     """An open log: `with LogReader(path) as log: for plots in log.plots(): ...`.
 
+    With `file`, an open binary file that can seek, the log is read from there and `path` is only its name.
+
     Opening checks the format, its version, that the writer finished, and every column's presence, type, unit and
     length. The data's own checksums are checked while reading.
 
@@ -41,9 +43,9 @@ class LogReader:
     truth_count: int
     track_names: tuple[str, ...]
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], file: Any = None) -> None:
         self.path = Path(path)
-        self._file: Any = open_log(self.path)
+        self._file: Any = open_log(self.path, file)
         try:
             with h5_errors(self.path, "opening the log", READ_REMEDY):
                 self._open()

@@ -1,0 +1,110 @@
+"""`ssrtrack batch`: the evaluation of one log over many, on this machine's cores or a Dask cluster."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def batch(
+    logs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOGS",
+            help="Logs, folders, quoted patterns, manifests (.txt, .json) or URLs of these.",
+            show_default=False,
+        ),
+    ],
+    tracker: Annotated[
+        list[str],
+        typer.Option(
+            "-t",
+            "--tracker",
+            metavar="NAME",
+            help="Estimator, NAME or NAME:key=value,...; repeat. The first is the reference and ranks the logs.",
+        ),
+    ] = ["kf", "ekf", "imm"],  # noqa: B006 (typer reads the default, nobody changes it)
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("batch"),
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes on this machine; 0 works in this one.", min=0, show_default="one per core"),
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="tcp://HOST:PORT", help="Dask scheduler whose workers do the work.")
+    ] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Only Dask workers that announce the resource GPU.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep an earlier run's results where nothing they depend on changed.")
+    ] = False,
+    retries: Annotated[int, typer.Option(help="Further tries of a log whose worker died.", min=0)] = 2,
+    max_plots: Annotated[
+        int, typer.Option(help="A longer log is cut by time into tasks of about so many plots.", min=1)
+    ] = 2_000_000,
+    identity: Annotated[str, typer.Option(help="Plots to flights by: truth, address, or auto.")] = "auto",
+    warmup: Annotated[int, typer.Option(help="Plots at each flight's start that are not scored.", min=1)] = 8,
+    sigma_range: Annotated[float | None, typer.Option(help="Range sigma in m, for plots that state none.")] = None,
+    sigma_azimuth: Annotated[
+        float | None, typer.Option(help="Azimuth sigma in degrees, for plots that state none.")
+    ] = None,
+    gap: Annotated[float, typer.Option(help="Silence in s after which a new flight begins.", min=1.0)] = 60.0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.", min=0)] = 1,
+) -> None:
+    """Evaluate many logs: one result per log, overall scores, report.html and summary.json.
+
+    Exit code 1 says that some logs failed; the others' results stand. After Ctrl-C or a crash go on with --resume.
+    """
+    import sys
+    from math import inf, radians
+
+    from ssrtrack import __version__
+    from ssrtrack.cli.common import command_line, now_utc, progress_bar
+
+    if scheduler is not None and workers is not None:
+        raise typer.BadParameter("--workers are processes here, --scheduler uses a cluster's; give one of the two")
+    if gpu and scheduler is None:
+        raise typer.BadParameter("--gpu chooses among a cluster's workers; it needs --scheduler")
+    for name, sigma in (("--sigma-range", sigma_range), ("--sigma-azimuth", sigma_azimuth)):
+        if sigma is not None and not 0.0 < sigma < inf:
+            raise typer.BadParameter(f"{name} is {sigma:g}, expected a number above 0")
+    with progress_bar() as progress:
+        progress("starting", 0, 1)
+        from ssrtrack.batch.run import batch as run
+        from ssrtrack.report.batch_page import make_batch_report
+
+        try:
+            result = run(
+                logs,
+                tracker,
+                output,
+                workers=workers,
+                scheduler=scheduler,
+                resources={"GPU": 1} if gpu else None,
+                resume=resume,
+                retries=retries,
+                max_plots=max_plots,
+                seed=seed,
+                progress=progress,
+                on_failure=lambda log: print(f"failed: {log.name}: {log.cause}", file=sys.stderr),
+                identity=identity,
+                warmup_plots=warmup,
+                sigma_range_m=sigma_range,
+                sigma_azimuth_rad=None if sigma_azimuth is None else radians(sigma_azimuth),
+                gap_s=gap,
+            )
+        except KeyboardInterrupt:
+            print(f"finished results are in {output}; go on there with --resume", file=sys.stderr)
+            raise
+        page = make_batch_report(
+            result, output, command=command_line(), software_version=__version__, created=now_utc()
+        )
+    from rich.console import Console
+
+    from ssrtrack.report.table import format_table
+
+    for overall in result.overall:
+        # A pipe or file has no width of its own; the table needs 100 columns.
+        Console(width=None if sys.stdout.isatty() else 100).print(format_table(overall))
+    print(f"{result.count('scored')} logs scored, {result.count('reused')} reused, {result.count('failed')} failed")
+    print(f"Report: {page}")
+    if result.count("failed"):
+        raise typer.Exit(1)

@@ -1,0 +1,79 @@
+"""Jobs on an existing Dask cluster: the same function on its workers, wherever these run."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ssrtrack.batch.local import Done
+from ssrtrack.batch.task import Failed, Job, work
+from ssrtrack.errors import BatchError
+
+CONNECT_S = 20.0
+
+
+def run_cluster(
+    jobs: Iterable[Job], done: Done, *, scheduler: str, retries: int, resources: Mapping[str, float] | None = None
+) -> None:
+    """Jobs on the cluster of `scheduler`; `done` is called here with each outcome and returns further jobs.
+
+    The scheduler itself tries a job again when its worker dies, as often as its `allowed-failures` says; after that
+    the job is handed in `retries` times more, then fails. `resources` restricts jobs to workers that announce them.
+
+    Raises:
+        BatchError: dask is not installed, the scheduler cannot be reached, or it is lost on the way.
+    """
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise BatchError("--scheduler needs dask; pip install 'ssrtrack[dask]'") from error
+    try:
+        client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BatchError(
+            f"scheduler {scheduler} cannot be reached ({reason}); start one with `dask scheduler` or check the address"
+        ) from error
+    running: dict[Any, Job] = {}
+
+    def hand_in(job: Job) -> Any:
+        # pure=False: a job handed in again must run again, not return the failure that is remembered by its key.
+        future = client.submit(work, job, pure=False, resources=dict(resources) if resources else None)
+        running[future] = job
+        return future
+
+    tries = Counter[Job]()
+    try:
+        futures = as_completed([hand_in(job) for job in jobs], loop=client.loop)
+        for future in futures:
+            job = running.pop(future)
+            if future.status in ("lost", "cancelled"):
+                raise BatchError(f"scheduler {scheduler} was lost; finished results are whole, go on with --resume")
+            if future.status == "finished":
+                further = list(done(job, future.result()))
+            else:
+                further = _again(job, future.exception(), tries, retries, done)
+            future.release()
+            futures.update([hand_in(other) for other in further])
+    finally:
+        _leave(client, list(running))
+
+
+def _again(job: Job, error: Any, tries: Counter[Job], retries: int, done: Done) -> list[Job]:
+    """What to do after an error that is the cluster's and not the log's: `work` turns those into outcomes."""
+    tries[job] += 1
+    if tries[job] <= retries:
+        return [job]
+    died = type(error).__name__ == "KilledWorker"
+    cause = "workers died on it each time" if died else " ".join(f"{type(error).__name__}: {error}".split())
+    text = f"{job.location}: {cause}, {tries[job]} tries; give workers more memory or lower --max-plots"
+    return list(done(job, Failed(text)))
+
+
+def _leave(client: Any, unfinished: list[Any]) -> None:
+    """Take back what is not done, so that an interrupted batch does not keep the cluster busy."""
+    try:
+        if unfinished:
+            client.cancel(unfinished, force=True)
+        client.close(timeout=5.0)
+    except (OSError, TimeoutError, RuntimeError):  # the scheduler is gone
+        pass
