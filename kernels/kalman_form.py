@@ -75,7 +75,7 @@ def parameters(form: Form, vector: Sequence[Scalar]) -> Parameters:
 
     per_model = [take(KINDS[kind].parameters) for kind in form.kinds]
     if models == 1:
-        return Parameters(per_model, [0.0], [], [], *take(6))  # type: ignore[arg-type]
+        return Parameters(per_model, [0.0], [], [], *take(6))
     start, rates = take(models), take(models - 1)
     shares = [[take(models) for _ in range(models)] for _ in range(models - 1)]
     return Parameters(per_model, start, rates, shares, *take(6))

@@ -16,7 +16,10 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """order (N,): the track in each place. alive (T,): tracks with a k-th plot. offsets (T + 1,): where columns begin."""
+    """Which track and plot is where.
+
+    order (N,): the track in each place. alive (T,): tracks with a k-th plot. offsets (T + 1,): where columns begin.
+    """
 
     order: Array
     alive: Array
@@ -50,11 +53,13 @@ class Layout:
         """Where column k begins and ends."""
         return int(self.offsets[k]), int(self.offsets[k + 1])
 
-    def place(self, table: Array) -> Array:
-        """A table (N, T, ...) packed to (P, ...)."""
-        rows, columns = self.cells()
-        out: Array = table[rows, columns]
-        return out
+    def part(self, begin: int, end: int) -> tuple["Layout", Array]:
+        """The layout of the tracks begin … end − 1 alone, and the runs (T, 2) of packed places that they take here."""
+        alive = np.clip(self.alive - begin, 0, end - begin)
+        alive = alive[alive > 0]
+        starts = self.offsets[: alive.size] + begin
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(alive)])
+        return Layout(self.order[begin:end], alive, offsets), np.stack([starts, starts + alive], 1)
 
     def cells(self) -> tuple[Array, Array]:
         """Row (P,) and column (P,) of the table (N, T) behind every packed place."""

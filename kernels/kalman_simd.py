@@ -1,9 +1,9 @@
 """Traced lines to LLVM instructions over SIMD registers, inside a numba function.
 
-numba would type and lower every line of Python by itself, 15 s for a four-model IMM; the lines are known to be floats, so
-they become LLVM instructions directly (a second), and each instruction works on one register of neighbouring tracks.
-A program is text, one line "name operation operands…" each; operands are names of earlier lines, inputs (c3: row 3 of the
-columns, s3 of the state, p3: parameter 3), or numbers.
+numba would type and lower every line of Python by itself, 15 s for a four-model IMM; the lines are known to be
+floats, so they become LLVM instructions directly (a second), and each instruction works on one register of
+neighbouring tracks. A program is text, one line "name operation operands…" each; operands are names of earlier lines,
+inputs (c3: row 3 of the columns, s3 of the state, p3: parameter 3), or numbers.
 """
 
 from collections.abc import Callable
@@ -104,7 +104,8 @@ class _Emitter:
         if operation in UNARY:
             name = f"{UNARY[operation]}.v{self.width}f{self.bits}"
             signature = ir.FunctionType(self.vector, [self.vector])
-            return b.call(cgutils.get_or_insert_function(b.module, signature, name), x)
+            function = cgutils.get_or_insert_function(b.module, signature, name)  # type: ignore[no-untyped-call]
+            return b.call(function, x)
         logic: dict[str, Callable[..., Any]] = {"where": b.select, "and": b.and_, "or": b.or_, "not": b.not_}
         logic |= {"neg": b.fneg, "power2": self.power2, "mantissa": self.mantissa_of, "exponent": self.exponent_of}
         return logic[operation](*x)

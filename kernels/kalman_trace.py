@@ -143,7 +143,6 @@ class Expression:
         """Angle whose tangent is self / other, in its quadrant."""
         return self.trace.record("atan2", self, other)
 
-
     def rint(self) -> Any:
         """The nearest whole number."""
         return self.trace.record("rint", self)

@@ -1,4 +1,4 @@
-"""The scan compiled by Triton: a program for each block of neighbouring tracks, a loop over time, state in registers."""
+"""The scan compiled by Triton: a program per block of neighbouring tracks, a loop over time, state in registers."""
 
 import re
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ def expm1(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def atan2(y, x):  # type: ignore[no-untyped-def]
-    """Angle of (x, y) in (−π, π]: two halvings of the angle bring the tangent under 0.2, then the arctangent's series."""
+    """Angle of (x, y) in (−π, π]: two halvings bring the tangent under 0.2, then the arctangent's series."""
     ax, ay = tl.abs(x), tl.abs(y)
     large, small = tl.maximum(ax, ay), tl.minimum(ax, ay)
     t = small / tl.where(large > 0.0, large, 1.0)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ssrtrack.data import Plots, Radar
 from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.estimators import ESTIMATORS, make_estimator
+from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import Measurements, make_measurements, tracking_frame
-from ssrtrack.filters.run import TrackHistory, run
+from ssrtrack.filters.run import run
 from ssrtrack.filters.smoother import smooth
 from ssrtrack.units import DEG_RAD
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ssrtrack.filters.estimators import make_estimator
+from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import Measurements
-from ssrtrack.filters.run import TrackHistory
 from ssrtrack.units import DEG_RAD
 from tests import engine_cases as cases
 from tests.engine_cases import BACKENDS

@@ -9,11 +9,12 @@ from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.chain import Chain
 from ssrtrack.filters.estimators import ESTIMATORS, make_estimator, parameters_of, parse_estimator
 from ssrtrack.filters.gaussian import gate_threshold
+from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.motion import constant_velocity
 from ssrtrack.filters.options import Options
 from ssrtrack.filters.protocol import join, take
-from ssrtrack.filters.run import TrackHistory, run
+from ssrtrack.filters.run import run
 from ssrtrack.kernels import reference
 from tests.filters_fixture import cartesian, flights, noisy, times
 

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from ssrtrack.errors import EstimatorError
 from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.gaussian import gate_threshold
+from ssrtrack.filters.history import flight_lengths
 from ssrtrack.filters.measurement import Measurements
-from ssrtrack.filters.run import flight_lengths
 from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_motion import KINDS
@@ -23,6 +23,8 @@ def form_of(bank: Bank) -> Form:
     unknown = sorted({kind for kind in kinds if kind not in KINDS})
     if unknown:
         raise EstimatorError(f"the batched engine has no motion models {unknown}; known: {', '.join(KINDS)}")
+    if bank.observation not in ("position", "polar"):
+        raise EstimatorError(f"the batched engine has no observation {bank.observation!r}; known: position, polar")
     # Sigma points are exact where motion and observation are linear; the plain filter is then the same.
     linear = bank.observation == "position" and "ct" not in kinds
     engine = "extended" if linear else bank.engine

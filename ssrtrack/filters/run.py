@@ -1,6 +1,5 @@
-"""Unroll an estimator over whole flights."""
+"""Unroll an estimator over whole flights: batched where it can be, step by step where not."""
 
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -8,39 +7,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.errors import EstimatorError
+from ssrtrack.filters.bank import Bank
+from ssrtrack.filters.batched import BACKENDS, run_batched, why_not
+from ssrtrack.filters.history import TrackHistory, flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.protocol import Estimator, take
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True, eq=False)
-class TrackHistory:
-    """Estimates of N flights at T plots each, x, y (m), vx, vy (m/s) in the tracking frame.
-
-    predicted_mean (N, T, 4) and predicted_covariance (N, T, 4, 4) are before the plot was used (NaN in the first
-    column); mean and covariance after it. All are NaN in the padding after a flight's end. used (N, T): the plot
-    entered the estimate. mode_probability (N, T, M), or None. seconds: wall-clock time of the whole run.
-    """
-
-    predicted_mean: Array
-    predicted_covariance: Array
-    mean: Array
-    covariance: Array
-    used: Array
-    mode_probability: Array | None
-    seconds: float
-
-
-def run(estimator: Estimator, measurements: Measurements) -> TrackHistory:
+def run(
+    estimator: Estimator, measurements: Measurements, *, backend: str = "auto", dtype: str = "float64"
+) -> TrackHistory:
     """Estimates of all flights of (N, T) measurements.
 
     A flight starts with the plot in column 0 and ends where its times become NaN; an invalid cell with a finite time
     is a miss (prediction only). Flights may start at different times; each steps by its own true time difference.
 
+    Args:
+        estimator: any Estimator; the Kalman filters and IMMs of `ESTIMATORS` have batched backends.
+        measurements: (N, T) plots of N flights.
+        backend: "numba", "torch" or "triton" (see `ssrtrack.kernels.kalman.scan`); "filterpy" calls the estimator's
+            own methods column by column, which the Kalman filters hand to filterpy, track by track; "auto" is triton
+            where there is a GPU and work for it, else numba, and the estimator's own methods if it has no other.
+        dtype: "float64", or "float32" for the batched backends.
+
     Raises:
-        EstimatorError: measurements are not (N, T), a flight has no plot in column 0, or times run backwards.
+        EstimatorError: measurements are not (N, T), a flight has no plot in column 0, times run backwards, or a backend
+            that is unknown or cannot run this estimator.
     """
+    if backend not in BACKENDS:
+        raise EstimatorError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
+    if dtype not in ("float64", "float32"):
+        raise EstimatorError(f"dtype is {dtype!r}, expected float64 or float32")
+    reason = why_not(estimator)
+    if backend == "filterpy" or (backend == "auto" and reason):
+        if dtype != "float64":
+            raise EstimatorError(f"dtype {dtype} needs a batched backend: {reason or 'filterpy computes in float64'}")
+        return _stepwise(estimator, measurements)
+    if reason or not isinstance(estimator, Bank):
+        raise EstimatorError(f"backend {backend!r} cannot run this estimator: {reason}; use 'auto' or 'filterpy'")
+    return run_batched(estimator, measurements, backend, dtype)
+
+
+def _stepwise(estimator: Estimator, measurements: Measurements) -> TrackHistory:
     start = perf_counter()
     lengths = flight_lengths(measurements)
     # Longest first, so that the flights still alive are always the first rows and states shrink by slicing.
@@ -73,23 +83,6 @@ def run(estimator: Estimator, measurements: Measurements) -> TrackHistory:
     before = np.swapaxes(predicted[0], 0, 1), np.swapaxes(predicted[1], 0, 1)
     after = np.swapaxes(filtered[0], 0, 1), np.swapaxes(filtered[1], 0, 1)
     return TrackHistory(*before, *after, np.swapaxes(used, 0, 1), modes, perf_counter() - start)
-
-
-def flight_lengths(measurements: Measurements) -> Array:
-    """Number of columns (N,) of each flight before its padding.
-
-    Raises:
-        EstimatorError: measurements are not (N, T), start without a plot, or have padding before the end.
-    """
-    if measurements.time_s.ndim != 2:
-        raise EstimatorError(f"run needs (N, T) measurements, got shape {measurements.time_s.shape}")
-    alive = np.isfinite(measurements.time_s)
-    lengths: Array = alive.sum(1)
-    if (alive != (np.arange(alive.shape[1]) < lengths[:, None])).any():
-        raise EstimatorError("a flight has padding (NaN time) before its last plot; a miss needs its time, valid=False")
-    if (lengths > 0).any() and not measurements.valid[lengths > 0, 0].all():
-        raise EstimatorError("a flight has no plot in column 0; start every flight at its first plot")
-    return lengths
 
 
 def _empty(shape: tuple[int, ...]) -> tuple[Array, Array]:

@@ -18,10 +18,10 @@ from ssrtrack.filters.bank import Bank, BankState, enter
 from ssrtrack.filters.classical import symmetric
 from ssrtrack.filters.estimators import make_estimator
 from ssrtrack.filters.gaussian import log_sum_exp, mixture_moments
+from ssrtrack.filters.history import flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.motion import Motion
 from ssrtrack.filters.protocol import Estimator, take
-from ssrtrack.filters.run import flight_lengths
 from ssrtrack.kernels.linalg import psd_solve
 
 Array = NDArray[Any]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.data import Phase
-from ssrtrack.filters.run import TrackHistory
+from ssrtrack.filters.history import TrackHistory
 from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.scoring.result import FlightExample
 from ssrtrack.scoring.scene import Scene, flight_label

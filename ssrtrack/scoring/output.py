@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.data import Tracks
-from ssrtrack.filters.run import TrackHistory
+from ssrtrack.filters.history import TrackHistory
 from ssrtrack.scoring.scene import Scene
 
 Array = NDArray[Any]

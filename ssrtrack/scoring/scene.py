@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from ssrtrack.data import Plots
 from ssrtrack.errors import EstimatorError
 from ssrtrack.filters.estimators import Estimator
+from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import BAD_ALTITUDE, Measurements, TrackingFrame, make_measurements
 from ssrtrack.filters.options import Options
-from ssrtrack.filters.run import TrackHistory
 from ssrtrack.filters.smoother import smooth
 from ssrtrack.filters.vertical import smooth_altitude
 from ssrtrack.scoring.accuracy import accuracy_values, squared_distance

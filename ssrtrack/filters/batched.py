@@ -1,0 +1,71 @@
+"""The batched engine: banks of Kalman filters over all flights at once, on cores or a GPU.
+
+The same estimators as `ssrtrack.filters.bank` with filterpy, to rounding; `ssrtrack.kernels` has the formulas.
+"""
+
+from time import perf_counter
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ssrtrack.errors import EstimatorError
+from ssrtrack.filters.bank import Bank
+from ssrtrack.filters.history import TrackHistory
+from ssrtrack.filters.measurement import Measurements
+from ssrtrack.filters.packing import form_of, moments, packed_measurements, parameters_of, unpacked_rows
+from ssrtrack.kernels.kalman import has_gpu, scan
+
+Array = NDArray[Any]
+BACKENDS = ("auto", "filterpy", "numba", "torch", "triton")
+GPU_FROM_PLOTS = 1_000_000  # fewer are done on the cores before they have reached the GPU and come back
+
+
+def why_not(estimator: Any) -> str | None:
+    """Why the engine cannot run an estimator; None if it can."""
+    if not isinstance(estimator, Bank):
+        return f"{type(estimator).__name__} is no bank of Kalman filters"
+    try:
+        form_of(estimator)
+        parameters_of(estimator)
+    except EstimatorError as error:
+        return str(error)
+    return None
+
+
+def run_batched(bank: Bank, measurements: Measurements, backend: str, dtype: str) -> TrackHistory:
+    """`ssrtrack.filters.run.run` for a bank, on one of the batched backends or "auto"."""
+    start = perf_counter()
+    form = form_of(bank)
+    columns, layout = packed_measurements(measurements, form.observation == "polar")
+    several = len(bank.motions) > 1
+    outputs = ("predicted", "filtered", *(("modes",) if several else ()), "used")
+    found, _ = scan(
+        form, parameters_of(bank), columns.astype(dtype), layout, outputs, backend=chosen(backend, layout.plots)
+    )
+    shape = measurements.time_s.shape
+    predicted, filtered = moments(found["predicted"], layout, shape), moments(found["filtered"], layout, shape)
+    modes = unpacked_rows(found["modes"], layout, shape) if several else None
+    used = unpacked_rows(found["used"], layout, shape)[..., 0] == 1.0
+    return TrackHistory(*predicted, *filtered, used, modes, perf_counter() - start)
+
+
+def chosen(backend: str, plots: int) -> str:
+    """The backend behind "auto"; checks that triton has a device.
+
+    Raises:
+        EstimatorError: triton without a GPU or its interpreter.
+    """
+    if backend == "auto":
+        return "triton" if plots >= GPU_FROM_PLOTS and has_gpu() else "numba"
+    if backend == "triton" and not (has_gpu() or _interpreting()):
+        raise EstimatorError(
+            "backend 'triton' needs a CUDA device and there is none; use 'auto' or 'numba' (or, for tests alone, set "
+            "TRITON_INTERPRET=1)"
+        )
+    return backend
+
+
+def _interpreting() -> bool:
+    import os
+
+    return os.environ.get("TRITON_INTERPRET") == "1"
