@@ -17,9 +17,25 @@ STEPS = 10_000
 EPOCH_S = 86_400.0  # float32 knows the time of day to 1/128 s at best: steps must be taken before rounding
 # Left out: triton, whose interpreter takes minutes for this.
 FAST = tuple(backend for backend in BACKENDS if backend in ("numba", "torch"))
-# How far float32 lies from float64 in 999 plots of 1000: means in standard deviations, and a model's probability.
-# A plain float32 Kalman filter (Joseph form) comes to 0.0002 on these flights: at 100 km positions are rounded to 8 mm.
-LIMIT = {"kf": (0.002, 0.0), "imm": (0.05, 0.01), "ukf": (0.05, 0.0)}
+OPTIONS: dict[str, dict[str, float]] = {
+    "plain": {},
+    "tail": {"tail_weight": 0.02, "tail_scale": 5.0},
+    "gate": {"gate": 0.9999},
+}
+# How far float32 may lie from float64: means in standard deviations, in 999 plots of 1000 and in all, and in 999 of 1000
+# a model's probability. About twice what numba shows. At 100 km positions are rounded to 8 mm, which alone is 0.0002;
+# a plot 60 σ off, taken in or weighed by a tail, magnifies it.
+LIMIT = {
+    ("kf", "plain"): (0.0005, 0.001, 0.0),
+    ("kf", "tail"): (0.01, 0.05, 0.0),
+    ("kf", "gate"): (0.0005, 0.001, 0.0),
+    ("imm", "plain"): (0.05, 0.4, 0.002),
+    ("imm", "tail"): (0.002, 0.02, 0.001),
+    ("imm", "gate"): (0.001, 0.002, 0.001),
+    ("ukf", "plain"): (0.0005, 0.002, 0.0),
+    ("ukf", "tail"): (0.012, 0.06, 0.0),
+    ("ukf", "gate"): (0.0005, 0.001, 0.0),
+}
 
 
 @cache
@@ -70,10 +86,10 @@ def off(history: TrackHistory, exact: TrackHistory) -> np.ndarray:
 
 
 @pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize("options", [{}, {"tail_weight": 0.02, "tail_scale": 5.0}, {"gate": 0.9999}], ids=str)
-@pytest.mark.parametrize("name", LIMIT)
-def test_float32_holds_for_ten_thousand_steps(backend: str, name: str, options: dict[str, float]) -> None:
-    estimator, z = make_estimator(name, **options), hold()
+@pytest.mark.parametrize(("name", "option"), LIMIT)
+def test_float32_holds_for_ten_thousand_steps(backend: str, name: str, option: str) -> None:
+    usual, top, mode = LIMIT[name, option]
+    estimator, z = make_estimator(name, **OPTIONS[option]), hold()
     exact = cases.run_with(backend, estimator, z)
     history = cases.run_with(backend, estimator, z, "float32")
     assert worst_eigenvalue(history) > 0.0
@@ -81,14 +97,14 @@ def test_float32_holds_for_ten_thousand_steps(backend: str, name: str, options: 
     same = (history.used == exact.used).cumprod(1).astype(bool)
     assert same.all(1).any()
     distance = off(history, exact)
-    assert np.quantile(distance[same], 0.999) < LIMIT[name][0]
-    assert distance[same].max() < 5.0 * LIMIT[name][0]
+    assert np.quantile(distance[same], 0.999) < usual
+    assert distance[same].max() < top
     # Nothing builds up: the last thousand steps are as good as the first.
     whole = distance[same.all(1)]
     assert whole[:, -1000:].mean() < 3.0 * whole[:, 1:1001].mean()
     if exact.mode_probability is not None and history.mode_probability is not None:
         gap = np.abs(history.mode_probability - exact.mode_probability)[same]
-        assert np.quantile(gap, 0.999) < LIMIT[name][1]
+        assert np.quantile(gap, 0.999) < mode
 
 
 @pytest.mark.parametrize("name", ["kf"])
