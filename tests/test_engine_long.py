@@ -22,9 +22,9 @@ OPTIONS: dict[str, dict[str, float]] = {
     "tail": {"tail_weight": 0.02, "tail_scale": 5.0},
     "gate": {"gate": 0.9999},
 }
-# How far float32 may lie from float64: means in standard deviations, in 999 plots of 1000 and in all, and in 999 of 1000
-# a model's probability. About twice what numba shows. At 100 km positions are rounded to 8 mm, which alone is 0.0002;
-# a plot 60 σ off, taken in or weighed by a tail, magnifies it.
+# How far float32 may lie from float64: means in standard deviations, in 999 plots of 1000 and in all; and a model's
+# probability in 999 of 1000. About twice what numba shows. At 100 km positions are rounded to 8 mm, which alone is
+# 0.0002; a plot 60 σ off, taken in or weighed by a tail, magnifies it.
 LIMIT = {
     ("kf", "plain"): (0.0005, 0.001, 0.0),
     ("kf", "tail"): (0.01, 0.05, 0.0),
