@@ -20,7 +20,7 @@ from tests.batch_fixture import TRACKERS, same_scores, small_logs, statuses
 
 dask = pytest.importorskip("dask", reason="needs the dask extra")
 distributed = pytest.importorskip("distributed", reason="needs the dask extra")
-MANY = {f"{i:02}.h5": 3 for i in range(12)}
+MANY = {f"{i:02}.h5": 3 for i in range(8)}
 
 
 @dataclass(frozen=True)

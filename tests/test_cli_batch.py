@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from ssrtrack.cli.main import main
 from tests.batch_fixture import TRACKERS, small_logs
 from tests.scoring_fixture import simple_log
 
@@ -79,12 +80,23 @@ def test_batch_of_good_and_bad_logs(tmp_path: Path) -> None:
         (["a.h5", "-o", "."], 1, "is not empty"),
     ],
 )
-def test_wrong_usage(tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
+def test_wrong_usage(
+    tmp_path: Path,
+    arguments: list[str],
+    status: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     simple_log(tmp_path / "a.h5", flights=3)
-    done = ssrtrack_batch(*arguments, cwd=tmp_path)
-    assert done.returncode == status
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ssrtrack", "batch", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == status
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert len(errors.splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
 
 

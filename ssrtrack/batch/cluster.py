@@ -1,6 +1,6 @@
 """Jobs on an existing Dask cluster: the same function on its workers, wherever these run."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,7 +17,8 @@ def run_cluster(
     """Jobs on the cluster of `scheduler`; `done` is called here with each outcome and returns further jobs.
 
     The scheduler itself tries a job again when its worker dies, as often as its `allowed-failures` says; after that
-    the job is handed in `retries` times more, then fails. `resources` restricts jobs to workers that announce them.
+    the job is handed in `retries` times more, by itself, then fails. `resources` restricts jobs to workers that
+    announce them.
 
     Raises:
         BatchError: dask is not installed, the scheduler cannot be reached, or it is lost on the way.
@@ -34,6 +35,7 @@ def run_cluster(
             f"scheduler {scheduler} cannot be reached ({reason}); start one with `dask scheduler` or check the address"
         ) from error
     running: dict[Any, Job] = {}
+    tries, suspects = Counter[Job](), deque[Job]()
 
     def hand_in(job: Job) -> Any:
         # pure=False: a job handed in again must run again, not return the failure that is remembered by its key.
@@ -41,32 +43,39 @@ def run_cluster(
         running[future] = job
         return future
 
-    tries = Counter[Job]()
-    try:
-        futures = as_completed([hand_in(job) for job in jobs], loop=client.loop)
+    def run_all(some: Iterable[Job]) -> None:
+        futures = as_completed([hand_in(job) for job in some], loop=client.loop)
         for future in futures:
             job = running.pop(future)
+            further: list[Job] = []
             if future.status in ("lost", "cancelled"):
                 raise BatchError(f"scheduler {scheduler} was lost; finished results are whole, go on with --resume")
             if future.status == "finished":
                 further = list(done(job, future.result()))
             else:
-                further = _again(job, future.exception(), tries, retries, done)
+                tries[job] += 1
+                if tries[job] <= retries:
+                    suspects.append(job)
+                else:
+                    further = list(done(job, _failure(job, future.exception(), tries[job])))
             future.release()
             futures.update([hand_in(other) for other in further])
+
+    try:
+        run_all(jobs)
+        # The scheduler blames a death on all jobs the worker had been given. The suspects go one by one, when nothing
+        # else is left, so that the one that kills cannot take others along again.
+        while suspects:
+            run_all([suspects.popleft()])
     finally:
         _leave(client, list(running))
 
 
-def _again(job: Job, error: Any, tries: Counter[Job], retries: int, done: Done) -> list[Job]:
-    """What to do after an error that is the cluster's and not the log's: `work` turns those into outcomes."""
-    tries[job] += 1
-    if tries[job] <= retries:
-        return [job]
+def _failure(job: Job, error: Any, tries: int) -> Failed:
+    """An error that is the cluster's and not the log's: `work` turns those into outcomes."""
     died = type(error).__name__ == "KilledWorker"
     cause = "workers died on it each time" if died else " ".join(f"{type(error).__name__}: {error}".split())
-    text = f"{job.location}: {cause}, {tries[job]} tries; give workers more memory or lower --max-plots"
-    return list(done(job, Failed(text)))
+    return Failed(f"{job.location}: {cause}, {tries} tries; give workers more memory or lower --max-plots")
 
 
 def _leave(client: Any, unfinished: list[Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import ssrtrack
 from ssrtrack.errors import SsrtrackError
 from ssrtrack.io.hdf5 import LogReader
-from ssrtrack.io.storage import content_hash, fetched, opened, stamp
+from ssrtrack.io.storage import content_hash, fetched, is_url, opened, stamp
 from ssrtrack.scoring.evaluate import evaluation_result
 from ssrtrack.scoring.gather import Asked, gather, nothing_yet, require_flights
 from ssrtrack.scoring.gathered import packed
@@ -110,11 +110,14 @@ def _log(job: Job) -> Outcome:
     begun, marked = time.perf_counter(), stamp(job.location)
     if job.known_sha256 and content_hash(job.location) == job.known_sha256:
         return Unchanged(marked)
-    with opened(job.location) as reader:
-        cuts = reader.cuts(job.max_plots)
-    if cuts:
-        return Cut(cuts, content_hash(job.location), marked, time.perf_counter() - begun)
+    if is_url(job.location):  # seen from its head, before it is fetched whole
+        with opened(job.location) as reader:
+            cuts = reader.cuts(job.max_plots)
+        if cuts:
+            return Cut(cuts, content_hash(job.location), marked, time.perf_counter() - begun)
     with fetched(job.location) as (reader, sha256):
+        if cuts := reader.cuts(job.max_plots):
+            return Cut(cuts, sha256, marked, time.perf_counter() - begun)
         sums, found, plots = _sums(reader, job, None)
         require_flights(reader.path, found, sums)
         result = evaluation_result(
