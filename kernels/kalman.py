@@ -1,6 +1,6 @@
 """The batched Kalman scan: one function, three backends, any number of tracks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def scan(
         from ssrtrack.kernels import kalman_numba
 
         return kalman_numba.scan(form, vector, columns, layout, outputs, state)
-    return _on_device(form, vector, columns, layout, outputs, backend, state, device, memory_bytes)
+    return _scan_on_device(form, vector, columns, layout, outputs, backend, state, device, memory_bytes)
 
 
 def has_gpu() -> bool:
@@ -63,7 +63,54 @@ def has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _on_device(
+def smooth(
+    form: Form,
+    vector: Array,
+    columns: Array,
+    layout: Layout,
+    *,
+    backend: str,
+    lag: int | None = None,
+    device: str | None = None,
+    memory_bytes: int | None = None,
+) -> Array:
+    """Estimates (14, P) given all plots of each track, or those up to `lag` columns later; arguments as for `scan`.
+
+    Raises:
+        ValueError: triton for several models: their pairs make code too long for it.
+    """
+    if backend == "numba":
+        from ssrtrack.kernels import kalman_numba, kalman_numba_smooth
+
+        found, _ = kalman_numba.scan(form, vector, columns, layout, ("state",), None)
+        return kalman_numba_smooth.smooth(form, vector, columns[0], found["state"], layout, lag)
+    scan_on, smooth_on = _functions(form, backend)
+
+    def work(numbers: Any, block: Any, part: Layout, start: Any) -> dict[str, Any]:
+        states = scan_on(form, numbers, block, part, ("state",), None)[0]["state"]
+        return {"smoothed": smooth_on(form, numbers, block[0], states, part, lag)}
+
+    kept = {"smoothed": np.empty((14, layout.plots), columns.dtype)}
+    _in_blocks(
+        work, kept, vector, columns, layout, None, 2 * form.state_size + 14, form.state_size, device, memory_bytes
+    )
+    return kept["smoothed"]
+
+
+def _functions(form: Form, backend: str) -> tuple[Any, Any]:
+    if backend == "torch":
+        from ssrtrack.kernels import kalman_torch
+
+        return kalman_torch.scan, kalman_torch.smooth
+    from ssrtrack.kernels.kalman_triton import scan as scan_on
+    from ssrtrack.kernels.kalman_triton_smooth import smooth as smooth_on
+
+    if len(form.kinds) > 1:
+        raise ValueError("triton smooths banks of one model only; use numba or torch")
+    return scan_on, smooth_on
+
+
+def _scan_on_device(
     form: Form,
     vector: Array,
     columns: Array,
@@ -74,31 +121,57 @@ def _on_device(
     device: str | None,
     memory_bytes: int | None,
 ) -> tuple[dict[str, Array], Array]:
-    import torch
-
     if backend == "triton":
         from ssrtrack.kernels.kalman_triton import scan as run
     else:
         from ssrtrack.kernels.kalman_torch import scan as run
+
+    def work(numbers: Any, block: Any, part: Layout, start: Any) -> dict[str, Any]:
+        found, last = run(form, numbers, block, part, outputs, start)
+        return {**found, "final": last}
+
+    sizes = output_sizes(form)
+    kept = {name: np.empty((sizes[name], layout.plots), columns.dtype) for name in outputs}
+    kept["final"] = np.empty((form.state_size, layout.tracks), columns.dtype)
+    rows = sum(sizes[name] for name in outputs)
+    _in_blocks(work, kept, vector, columns, layout, state, rows, 2 * form.state_size, device, memory_bytes)
+    return kept, kept.pop("final")
+
+
+def _in_blocks(
+    work: Callable[[Any, Any, Layout, Any], dict[str, Any]],
+    kept: dict[str, Array],
+    vector: Array,
+    columns: Array,
+    layout: Layout,
+    state: Array | None,
+    rows: int,
+    track_rows: int,
+    device: str | None,
+    memory_bytes: int | None,
+) -> None:
+    """Run `work` on the device over blocks of tracks that fit its memory; its results go to their places in `kept`.
+
+    rows and track_rows: numbers that a plot takes beside its columns, and a track.
+    """
+    import torch
+
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if memory_bytes is None and target.type == "cuda":
         memory_bytes = int(MEMORY_SHARE * torch.cuda.mem_get_info(target)[0])
-    sizes = output_sizes(form)
-    kept = {name: np.empty((sizes[name], layout.plots), columns.dtype) for name in outputs}
-    final = np.empty((form.state_size, layout.tracks), columns.dtype)
-    row_bytes = columns.itemsize * (len(form.columns) + sum(sizes[name] for name in outputs))
-    track_bytes = columns.itemsize * form.state_size * 2
-    numbers = torch.from_numpy(vector).to(target, _torch_type(columns))
+    kind = torch.float32 if columns.dtype == np.float32 else torch.float64
+    numbers = torch.from_numpy(vector).to(target, kind)
+    size = columns.itemsize
     with torch.no_grad():
-        for begin, end in track_blocks(layout, row_bytes, track_bytes, memory_bytes):
+        for begin, end in track_blocks(layout, size * (columns.shape[0] + rows), size * track_rows, memory_bytes):
             part, runs = layout.part(begin, end)
             block = torch.from_numpy(_gathered(columns, runs)).to(target)
-            start = None if state is None else torch.from_numpy(state[:, begin:end].astype(columns.dtype)).to(target)
-            found, last = run(form, numbers, block, part, outputs, start)
-            for name, rows in found.items():
-                _scatter(kept[name], runs, rows.cpu().numpy())
-            final[:, begin:end] = last.cpu().numpy()
-    return kept, final
+            start = None if state is None else torch.from_numpy(state[:, begin:end]).to(target, kind)
+            for name, found in work(numbers, block, part, start).items():
+                if name == "final":
+                    kept[name][:, begin:end] = found.cpu().numpy()
+                else:
+                    _scatter(kept[name], runs, found.cpu().numpy())
 
 
 def track_blocks(layout: Layout, row_bytes: int, track_bytes: int, limit: int | None) -> Iterator[tuple[int, int]]:
@@ -129,9 +202,3 @@ def _scatter(into: Array, runs: Array, rows: Array) -> None:
     for begin, end in runs:
         into[:, begin:end] = rows[:, at : at + end - begin]
         at += end - begin
-
-
-def _torch_type(columns: Array) -> Any:
-    import torch
-
-    return torch.float32 if columns.dtype == np.float32 else torch.float64

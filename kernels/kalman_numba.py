@@ -1,7 +1,7 @@
 """The scan compiled by numba: straight-line code over blocks of neighbouring tracks, so that SIMD units are filled."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
@@ -38,20 +38,30 @@ def scan(
     final = np.empty((form.state_size, layout.tracks), dtype) if state is None else state.astype(dtype)
     arguments = (np.ascontiguousarray(columns), layout.offsets, layout.alive, vector.astype(dtype), final, out)
 
-    def run(begin: int) -> None:
-        kernel(*arguments, state is None, begin, min(begin + BLOCK, layout.tracks))
-
-    blocks, threads = range(0, layout.tracks, BLOCK), threads or os.cpu_count() or 1
-    if threads == 1 or len(blocks) < 2:
-        for begin in blocks:
-            run(begin)
-    else:
-        with ThreadPoolExecutor(min(threads, len(blocks))) as pool:
-            list(pool.map(run, blocks))
+    in_blocks(lambda begin, end: kernel(*arguments, state is None, begin, end), layout, threads)
     parts, at = {}, 0
     for name in outputs:
         parts[name], at = out[at : at + sizes[name]], at + sizes[name]
     return parts, final
+
+
+def in_blocks(work: Callable[[int, int], None], layout: Layout, threads: int | None) -> None:
+    """work(begin, end) for blocks of tracks, on threads: the kernels let go of Python's lock."""
+    blocks = [(begin, min(begin + BLOCK, layout.tracks)) for begin in range(0, layout.tracks, BLOCK)]
+    threads = min(threads or cores(), len(blocks))
+    if threads < 2:
+        for begin, end in blocks:
+            work(begin, end)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda block: work(*block), blocks))
+
+
+def cores() -> int:
+    """Cores this process may use: what numba was told, within what the system allows."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    told = os.environ.get("NUMBA_NUM_THREADS", "")
+    return min(allowed, int(told)) if told.isdigit() and int(told) else allowed
 
 
 @cache
@@ -68,7 +78,7 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
     rows = len(form.columns), form.state_size, sum(sizes[name] for name in outputs)
     return SOURCE.format(
         title=f"{form}: {', '.join(outputs)}",
-        programs="\n".join(_program(name, body) for name, body in (("FIRST", start), ("STEP", step))),
+        programs="\n".join(program(name, body) for name, body in (("FIRST", start), ("STEP", step))),
         dtype=dtype,
         width=lanes(dtype),
         block=BLOCK,
@@ -78,7 +88,8 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
     )
 
 
-def _program(name: str, parts: Body) -> str:
+def program(name: str, parts: Body) -> str:
+    """A traced body as the arguments of `kalman_simd.body`."""
     lines, state, results = parts
     text = "\n".join(lines)
     return f'{name} = (\n    """\n{text}\n""",\n    "{" ".join(state)}".split(),\n    "{" ".join(results)}".split(),\n)'

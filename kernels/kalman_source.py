@@ -16,6 +16,8 @@ from typing import Any
 
 from ssrtrack.kernels.kalman_form import Form, parameters
 from ssrtrack.kernels.kalman_scan import Results, advance, first
+from ssrtrack.kernels.kalman_smooth import back
+from ssrtrack.kernels.kalman_step import estimate, packed, unpacked, upper
 from ssrtrack.kernels.kalman_trace import Trace
 
 Body = tuple[list[str], list[str], list[str]]  # lines; the new state's scalars; the outputs' scalars
@@ -49,6 +51,21 @@ def step_body(form: Form, outputs: Sequence[str], write: Write, trace: Trace) ->
     columns = [trace.input(f"c{i}") for i in range(len(form.columns))]
     state = [trace.input(f"s{i}") for i in range(form.state_size)]
     return _body(*advance(form, _parameters(form, trace), state, columns, outputs), outputs, write)
+
+
+def back_body(form: Form, write: Write, trace: Trace) -> Body:
+    """From parameters p…, dt (c0), filtered state (c1…) and later smoothed state (s…) to the smoothed state."""
+    here = unpacked(form, [trace.input(f"c{i + 1}") for i in range(form.state_size)])
+    later = unpacked(form, [trace.input(f"s{i}") for i in range(form.state_size)])
+    state = back(form, _parameters(form, trace), here, later, trace.input("c0"))
+    return _body(packed(form, state), {}, (), write)
+
+
+def show_body(form: Form, write: Write, trace: Trace) -> Body:
+    """From state s… to its estimate: mean and upper covariance."""
+    state = [trace.input(f"s{i}") for i in range(form.state_size)]
+    mean, covariance = estimate(form, unpacked(form, state))
+    return _body(state, {"smoothed": [*mean, *upper(covariance)]}, ("smoothed",), write)
 
 
 def _parameters(form: Form, trace: Trace) -> Any:

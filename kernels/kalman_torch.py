@@ -1,4 +1,4 @@
-"""The scan over time on torch tensors: any device, differentiable, one column of all tracks at a time."""
+"""Scan and smoother on torch tensors: any device, differentiable, one column of all tracks at a time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,8 @@ import torch
 from ssrtrack.kernels.kalman_form import Form, parameters
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_scan import advance, first
+from ssrtrack.kernels.kalman_smooth import back
+from ssrtrack.kernels.kalman_step import estimate, packed, unpacked, upper
 
 Tensor = Any
 
@@ -42,3 +44,25 @@ def stacked(values: Sequence[Any], like: Tensor) -> Tensor:
         return like.new_zeros((0, like.shape[1]))
     rows = [v if isinstance(v, torch.Tensor) else like.new_tensor(v) for v in values]
     return torch.stack([row.expand(like.shape[1]) for row in rows])
+
+
+def smooth(form: Form, vector: Tensor, dt_s: Tensor, filtered: Tensor, layout: Layout, lag: int | None) -> Tensor:
+    """One backend of `ssrtrack.kernels.kalman.smooth`; gradients reach everything but the layout."""
+    p = parameters(form, list(vector))
+    found: dict[int, Tensor] = {}
+    for first_column in range(1 if lag is None else layout.steps):
+        top = layout.steps - 1 if lag is None else min(first_column + lag, layout.steps - 1)
+        later: Tensor | None = None
+        for k in range(top, first_column - 1, -1):
+            start, stop = layout.rows(k)
+            here = filtered[:, start:stop]
+            if later is not None:
+                count = later.shape[1]
+                step = dt_s[stop : stop + count]
+                state = back(form, p, unpacked(form, list(here[:, :count])), unpacked(form, list(later)), step)
+                here = torch.cat([stacked(packed(form, state), later), here[:, count:]], 1)
+            later = here
+            if lag is None or k == first_column:
+                mean, covariance = estimate(form, unpacked(form, list(here)))
+                found[k] = stacked([*mean, *upper(covariance)], here)
+    return torch.cat([found[k] for k in range(layout.steps)], 1) if found else filtered.new_zeros((14, 0))

@@ -81,8 +81,8 @@ def compiled(form: Form, outputs: tuple[str, ...], dtype: str) -> Any:
 def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
     """The kernel's source."""
     constants = Constants()
-    write = partial(statements, names=_spelling, constant=constants)
-    start = _renamed(first_body(form, outputs, write, Trace()))
+    write = partial(statements, names=spelling, constant=constants)
+    start = renamed(first_body(form, outputs, write, Trace()))
     step = step_body(form, outputs, write, Trace())
     size = form.state_size
     lines = [
@@ -98,8 +98,8 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
         "    track = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",
         "    inside = track < tracks",
         "    plots = tl.cast(plots, tl.int64)",
-        *(f"    p{i} = tl.load(parameters + {i})" for i in _parameters_used(form, start, step)),
-        *("    " + line for line in constants.lines(lambda digits: f"tl.full([BLOCK], {_digits(digits)}, tl.{dtype})")),
+        *parameter_lines(form, start, step),
+        *constant_lines(constants, dtype),
         f"    zero = tl.full([BLOCK], 0.0, tl.{dtype})",
         "    first = 0",
         "    if FRESH:",
@@ -130,17 +130,27 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parameters_used(form: Form, *bodies: Body) -> list[int]:
-    return used([line for body in bodies for part in body for line in part], "p", form.parameter_count)
+def parameter_lines(form: Form, *bodies: Body) -> list[str]:
+    """Lines that load the parameters which the bodies mention."""
+    needed = used([line for body in bodies for part in body for line in part], "p", form.parameter_count)
+    return [f"    p{i} = tl.load(parameters + {i})" for i in needed]
 
 
-def _renamed(body: Body) -> Body:
+def constant_lines(constants: Constants, dtype: str) -> list[str]:
+    """Lines that name the constants as blocks of the kernel's precision."""
+    return [
+        "    " + line for line in constants.lines(lambda digits: f"tl.full([BLOCK], {_digits(digits)}, tl.{dtype})")
+    ]
+
+
+def renamed(body: Body) -> Body:
     """The body with temporaries of its own: Triton takes one that the loop sets again for a value carried by it."""
     lines, state, results = ([re.sub(r"\bt(\d+)\b", r"u\1", text) for text in part] for part in body)
     return lines, state, results
 
 
-def _spelling(operation: str) -> str:
+def spelling(operation: str) -> str:
+    """An operation's name in Triton."""
     if operation in HELPERS:
         return operation
     return "~" if operation == "not" else f"tl.{operation}"

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.filters.chain import Chain
-from ssrtrack.filters.classical import ENGINES
 from ssrtrack.filters.gaussian import gate_threshold, innovation_likelihood, log_sum_exp, mixture_moments
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.motion import Motion
@@ -76,7 +75,7 @@ class Bank:
             with np.errstate(invalid="ignore"):
                 weight = np.nan_to_num(np.exp(joint - log_probability[:, None, :]))
             mean, covariance = self._mixed(weight, mean, covariance)
-        step, out_mean, out_covariance = ENGINES[self.engine][0], np.zeros_like(mean), np.zeros_like(covariance)
+        step, out_mean, out_covariance = _engine(self.engine)[0], np.zeros_like(mean), np.zeros_like(covariance)
         for j, motion in enumerate(self.motions):
             n = motion.size
             moved = step(motion, mean[:, j, :n], covariance[:, j, :n, :n], dt)
@@ -150,7 +149,7 @@ class Bank:
 
     def _one_model(self, mean: Array, covariance: Array, seen: Observation) -> tuple[Array, Array, Array, Array]:
         """Posterior mean, covariance, log-likelihood and distance of one model's plots."""
-        update, options = ENGINES[self.engine][1], self.options
+        update, options = _engine(self.engine)[1], self.options
         core = update(mean, covariance, seen)
         log_core, distance = innovation_likelihood(core.innovation, core.innovation_covariance)
         if options.tail_weight == 0.0:
@@ -163,6 +162,13 @@ class Bank:
         both_mean = np.stack([core.mean, wide.mean], 1)
         both_covariance = np.stack([core.covariance, wide.covariance], 1)
         return *mixture_moments(np.exp(logs - total[:, None]), both_mean, both_covariance), total, distance
+
+
+def _engine(name: str) -> Any:
+    """How filterpy steps a track: (predict, update). Loaded here, as the batched engine does without filterpy."""
+    from ssrtrack.filters.classical import ENGINES
+
+    return ENGINES[name]
 
 
 def enter(motion: Motion, mean: Array, covariance: Array) -> None:

@@ -13,11 +13,31 @@ from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.packing import form_of, moments, packed_measurements, parameters_of, unpacked_rows
-from ssrtrack.kernels.kalman import has_gpu, scan
+from ssrtrack.kernels.kalman import has_gpu, scan, smooth
 
 Array = NDArray[Any]
 BACKENDS = ("auto", "filterpy", "numba", "torch", "triton")
 GPU_FROM_PLOTS = 1_000_000  # fewer are done on the cores before they have reached the GPU and come back
+
+
+def batched_backend(estimator: Any, backend: str, dtype: str) -> str | None:
+    """The batched backend that "auto" or a name means for this estimator; None for its own methods.
+
+    Raises:
+        EstimatorError: unknown backend or dtype, or one that does not fit the estimator.
+    """
+    if backend not in BACKENDS:
+        raise EstimatorError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
+    if dtype not in ("float64", "float32"):
+        raise EstimatorError(f"dtype is {dtype!r}, expected float64 or float32")
+    reason = "filterpy computes in float64" if backend == "filterpy" else why_not(estimator)
+    if not reason:
+        return backend
+    if dtype != "float64":
+        raise EstimatorError(f"dtype {dtype} needs a batched backend: {reason}")
+    if backend not in ("auto", "filterpy"):
+        raise EstimatorError(f"backend {backend!r} cannot run this estimator: {reason}; use 'auto' or 'filterpy'")
+    return None
 
 
 def why_not(estimator: Any) -> str | None:
@@ -47,6 +67,20 @@ def run_batched(bank: Bank, measurements: Measurements, backend: str, dtype: str
     modes = unpacked_rows(found["modes"], layout, shape) if several else None
     used = unpacked_rows(found["used"], layout, shape)[..., 0] == 1.0
     return TrackHistory(*predicted, *filtered, used, modes, perf_counter() - start)
+
+
+def smooth_batched(
+    bank: Bank, measurements: Measurements, lag: int | None, backend: str, dtype: str
+) -> tuple[Array, Array]:
+    """`ssrtrack.filters.smoother.smooth` for a bank, on one of the batched backends or "auto"."""
+    form = form_of(bank)
+    several = len(bank.motions) > 1
+    if several and backend == "triton":
+        raise EstimatorError("backend 'triton' smooths single models only; use 'auto', 'numba' or 'torch' for an IMM")
+    columns, layout = packed_measurements(measurements, form.observation == "polar")
+    backend = "numba" if several and backend == "auto" else chosen(backend, layout.plots)
+    rows = smooth(form, parameters_of(bank), columns.astype(dtype), layout, backend=backend, lag=lag)
+    return moments(rows, layout, measurements.time_s.shape)
 
 
 def chosen(backend: str, plots: int) -> str:

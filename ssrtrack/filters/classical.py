@@ -21,6 +21,7 @@ from filterpy.kalman import (
 from filterpy.kalman.CubatureKalmanFilter import spherical_radial_sigmas
 from numpy.typing import NDArray
 
+from ssrtrack.filters.gaussian import symmetric
 from ssrtrack.filters.motion import Motion
 from ssrtrack.filters.observation import Observation
 
@@ -149,12 +150,6 @@ ENGINES = {
     "unscented": (predict_unscented, update_unscented),
     "cubature": (predict_cubature, update_cubature),
 }
-
-
-def symmetric(covariance: Array) -> Array:
-    """The symmetric part of matrices (..., n, n)."""
-    half: Array = 0.5 * (covariance + np.swapaxes(covariance, -1, -2))
-    return half
 
 
 def _constant(value: Array) -> Any:

@@ -1,10 +1,10 @@
 """Small Gaussian helpers on batches: likelihoods of 2-D innovations, moments of mixtures, chi-square gates."""
 
+from math import log1p
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from ssrtrack.errors import EstimatorError
 
@@ -43,6 +43,12 @@ def mixture_moments(weight: Array, mean: Array, covariance: Array) -> tuple[Arra
     return centre, spread
 
 
+def symmetric(covariance: Array) -> Array:
+    """The symmetric part of matrices (..., n, n)."""
+    half: Array = 0.5 * (covariance + np.swapaxes(covariance, -1, -2))
+    return half
+
+
 def gate_threshold(gate: float | None) -> float:
     """yᵀ S⁻¹ y that a 2-D innovation stays under with probability `gate`; infinite for None.
 
@@ -53,4 +59,5 @@ def gate_threshold(gate: float | None) -> float:
         return float("inf")
     if not 0.0 < gate < 1.0:
         raise EstimatorError(f"gate={gate} is not a probability; give e.g. 0.9999 (18.4 for 2-D plots) or None")
-    return float(chi2.ppf(gate, 2))
+    # The chi-square distribution with two degrees of freedom is an exponential one.
+    return -2.0 * log1p(-gate)

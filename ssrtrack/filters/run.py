@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssrtrack.errors import EstimatorError
 from ssrtrack.filters.bank import Bank
-from ssrtrack.filters.batched import BACKENDS, run_batched, why_not
+from ssrtrack.filters.batched import batched_backend, run_batched
 from ssrtrack.filters.history import TrackHistory, flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.protocol import Estimator, take
@@ -36,18 +35,9 @@ def run(
         EstimatorError: measurements are not (N, T), a flight has no plot in column 0, times run backwards, or a backend
             that is unknown or cannot run this estimator.
     """
-    if backend not in BACKENDS:
-        raise EstimatorError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
-    if dtype not in ("float64", "float32"):
-        raise EstimatorError(f"dtype is {dtype!r}, expected float64 or float32")
-    reason = why_not(estimator)
-    if backend == "filterpy" or (backend == "auto" and reason):
-        if dtype != "float64":
-            raise EstimatorError(f"dtype {dtype} needs a batched backend: {reason or 'filterpy computes in float64'}")
-        return _stepwise(estimator, measurements)
-    if reason or not isinstance(estimator, Bank):
-        raise EstimatorError(f"backend {backend!r} cannot run this estimator: {reason}; use 'auto' or 'filterpy'")
-    return run_batched(estimator, measurements, backend, dtype)
+    if (chosen := batched_backend(estimator, backend, dtype)) and isinstance(estimator, Bank):
+        return run_batched(estimator, measurements, chosen, dtype)
+    return _stepwise(estimator, measurements)
 
 
 def _stepwise(estimator: Estimator, measurements: Measurements) -> TrackHistory:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ssrtrack.errors import EstimatorError
 from ssrtrack.filters.bank import Bank, BankState, enter
-from ssrtrack.filters.classical import symmetric
+from ssrtrack.filters.batched import batched_backend, smooth_batched
 from ssrtrack.filters.estimators import make_estimator
-from ssrtrack.filters.gaussian import log_sum_exp, mixture_moments
+from ssrtrack.filters.gaussian import log_sum_exp, mixture_moments, symmetric
 from ssrtrack.filters.history import flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.motion import Motion
@@ -28,31 +28,57 @@ Array = NDArray[Any]
 Moments = tuple[Array, Array]  # mean (N, n), covariance (N, n, n)
 
 
-def smooth(estimator: str | Estimator, measurements: Measurements) -> tuple[Array, Array]:
-    """Mean (N, T, 4) and covariance (N, T, 4, 4) of x, y, vx, vy given all plots of each flight; NaN in padding.
+def smooth(
+    estimator: str | Estimator,
+    measurements: Measurements,
+    *,
+    lag: int | None = None,
+    backend: str = "auto",
+    dtype: str = "float64",
+) -> tuple[Array, Array]:
+    """Mean (N, T, 4) and covariance (N, T, 4, 4) of x, y, vx, vy given later plots of each flight; NaN in padding.
 
     A track that its gate let begin anew is smoothed in pieces.
 
+    Args:
+        estimator: a Kalman filter or an IMM, or its name.
+        measurements: (N, T) plots of whole flights.
+        lag: None takes all plots of the flight (fixed interval), a number those up to so many columns later (fixed
+            lag).
+        backend, dtype: as for `ssrtrack.filters.run.run`. triton smooths single models; several go to numba under
+            "auto".
+
     Raises:
-        EstimatorError: the estimator has no smoother (alpha-beta has no posterior to smooth: use "kf"), or the
-            measurements are not whole flights (see `run`).
+        EstimatorError: the estimator has no smoother (alpha-beta has no posterior to smooth: use "kf"), the lag is
+            negative, the backend cannot run it, or the measurements are not whole flights (see `run`).
     """
     bank = make_estimator(estimator) if isinstance(estimator, str) else estimator
     if not isinstance(bank, Bank):
         raise EstimatorError(
             f"{type(bank).__name__} has no smoother; smooth with a Kalman filter or an IMM, e.g. 'imm'"
         )
+    if lag is not None and lag < 0:
+        raise EstimatorError(f"lag is {lag}, expected a number of columns from 0, or None for the whole flight")
+    if chosen := batched_backend(bank, backend, dtype):
+        return smooth_batched(bank, measurements, lag, chosen, dtype)
+    return _stepwise(bank, measurements, lag)
+
+
+def _stepwise(bank: Bank, measurements: Measurements, lag: int | None) -> Moments:
     lengths = flight_lengths(measurements)
     order = np.argsort(-lengths, kind="stable")
     z = measurements.select(order)
     states = _forward(bank, z, lengths[order])
     mean = np.full((*z.time_s.shape, 4), np.nan)
     covariance = np.full((*mean.shape, 4), np.nan)
-    smoothed: BankState | None = None
-    for k in range(len(states) - 1, -1, -1):
-        smoothed = _backward(bank, states, smoothed, k, z.time_s)
-        rows = order[: smoothed.gated.size]
-        mean[rows, k], covariance[rows, k] = bank.estimate(smoothed)
+    for first in range(len(states) if lag is not None else min(1, len(states))):
+        top = len(states) - 1 if lag is None else min(first + lag, len(states) - 1)
+        smoothed: BankState | None = None
+        for k in range(top, first - 1, -1):
+            smoothed = _backward(bank, states, smoothed, k, z.time_s)
+            if lag is None or k == first:
+                rows = order[: smoothed.gated.size]
+                mean[rows, k], covariance[rows, k] = bank.estimate(smoothed)
     return mean, covariance
 
 
@@ -166,15 +192,17 @@ def _pair_ends(log_prior: Array, ahead: tuple[Array, Array, Array], smoothed: Mo
 
 def _tilted(u: Array, B: Array, information: Array, tilt: Array) -> tuple[Array, Array, Array]:
     """N(u, B) times exp(tilt·x − information·x²/2), all (..., n): its mean, covariance and log-integral."""
-    half = np.sqrt(information)
-    inner = np.eye(u.shape[-1]) + half[..., :, None] * B * half[..., None, :]
-    right = half[..., :, None] * B
-    covariance = symmetric(B - np.swapaxes(right, -1, -2) @ psd_solve(inner, right))
+    # C (I + Cᵀ Λ C)⁻¹ Cᵀ with C Cᵀ = B: no difference of large matrices where later plots say far more.
+    C = np.linalg.cholesky(B)
+    inner = np.eye(u.shape[-1]) + np.swapaxes(C, -1, -2) @ (information[..., :, None] * C)
+    N = np.linalg.cholesky(symmetric(inner))
+    W = np.linalg.solve(N, np.swapaxes(C, -1, -2))
+    covariance = np.swapaxes(W, -1, -2) @ W
     pull = tilt - information * u
-    moved = (covariance @ pull[..., None])[..., 0]
-    exponent = (tilt * u).sum(-1) - 0.5 * (information * u**2).sum(-1) + 0.5 * (pull * moved).sum(-1)
-    log_det = np.linalg.slogdet(inner)[1]
-    return u + moved, covariance, exponent - 0.5 * log_det
+    pulled = (W @ pull[..., None])[..., 0]
+    moved = (np.swapaxes(W, -1, -2) @ pulled[..., None])[..., 0]
+    exponent = (tilt * u).sum(-1) - 0.5 * (information * u**2).sum(-1) + 0.5 * (pulled**2).sum(-1)
+    return u + moved, covariance, exponent - np.log(np.diagonal(N, axis1=-2, axis2=-1)).sum(-1)
 
 
 def _ahead(motion: Motion, engine: str, mean: Array, covariance: Array, dt_s: Array) -> tuple[Array, Array, Array]:
