@@ -48,6 +48,9 @@ def batch(
     ] = None,
     gap: Annotated[float, typer.Option(help="Silence in s after which a new flight begins.", min=1.0)] = 60.0,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.", min=0)] = 1,
+    backend: Annotated[
+        str, typer.Option(help="What computes the trackers: auto, numba, torch, triton or filterpy.")
+    ] = "auto",
 ) -> None:
     """Evaluate many logs: one result per log, overall scores, report.html and summary.json.
 
@@ -90,6 +93,7 @@ def batch(
                 sigma_range_m=sigma_range,
                 sigma_azimuth_rad=None if sigma_azimuth is None else radians(sigma_azimuth),
                 gap_s=gap,
+                backend=backend,
             )
         except KeyboardInterrupt:
             print(f"finished results are in {output}; go on there with --resume", file=sys.stderr)

@@ -224,6 +224,7 @@ def test_damaged_sums_are_computed_again(tmp_path: Path, logs: list[Path]) -> No
         ({"trackers": []}, ScoringError, "no tracker"),
         ({"identity": "name"}, ScoringError, "identity"),
         ({"warmup_plots": 0}, ScoringError, "warmup_plots"),
+        ({"backend": "abacus"}, EstimatorError, "backend is 'abacus'"),
         ({"workers": -1}, BatchError, "workers is -1"),
         ({"retries": -1}, BatchError, "retries is -1"),
         ({"max_plots": 0}, BatchError, "max_plots is 0"),

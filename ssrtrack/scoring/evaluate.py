@@ -31,6 +31,7 @@ def evaluate(
     gate: float | None = None,
     smoothed_reference: bool | None = None,
     chunk_rows: int = 200_000,
+    backend: str = "auto",
     progress: Progress | None = None,
     tracks_writer: TracksWriter | None = None,
 ) -> EvaluationResult:
@@ -54,6 +55,7 @@ def evaluate(
         gate: chi-square probability of the gate of trackers given as text that set none; None is no gate.
         smoothed_reference: compare with an IMM-smoothed trajectory; None does so only without truth.
         chunk_rows: plots read at a time.
+        backend: what computes the trackers, see `ssrtrack.filters.run.run`.
         progress: called as (what, done, total).
         tracks_writer: called as (tracker, tracks) in time order, e.g. `LogWriter.append_tracks`; one log only.
 
@@ -75,6 +77,7 @@ def evaluate(
         gate=gate,
         smoothed_reference=smoothed_reference,
         chunk_rows=chunk_rows,
+        backend=backend,
     )
     asked.check()
     if not logs:

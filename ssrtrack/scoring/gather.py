@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import Plots
 from ssrtrack.errors import ScoringError
+from ssrtrack.filters.batched import batched_backend
 from ssrtrack.filters.estimators import Estimator, make_estimator, parse_estimator
 from ssrtrack.filters.measurement import tracking_frame
 from ssrtrack.filters.run import run
@@ -54,14 +55,16 @@ class Asked:
     gate: float | None = None
     smoothed_reference: bool | None = None
     chunk_rows: int = 200_000
+    backend: str = "auto"
 
     def check(self) -> None:
         """Raises ScoringError or EstimatorError for what no log could satisfy."""
-        _estimators(self.trackers, {})
         if self.warmup_plots < 1:
             raise ScoringError(
                 f"warmup_plots is {self.warmup_plots}; at least the first plot, which starts a track, is not scored"
             )
+        for estimator in _estimators(self.trackers, {}).values():
+            batched_backend(estimator, self.backend, "float64")
         if self.identity not in ("auto", *IDENTITIES):
             raise ScoringError(f"identity is {self.identity!r}, expected auto, {' or '.join(IDENTITIES)}")
 
@@ -115,7 +118,7 @@ def gather(
     for batch in flights(chunks, identity=into.identity, cutting=cutting):
         into.excluded.update(batch.excluded)
         if len(batch):
-            stages = _one_batch(batch, number, estimators, setting, window, into, writer)
+            stages = _one_batch(batch, number, estimators, setting, window, into, writer, asked.backend)
             for i, stage in enumerate(stages):
                 read = steps * done + i * batch.read
                 # All is read while the last flights are still tracked: 0 says that nobody knows for how long.
@@ -233,6 +236,7 @@ def _one_batch(
     window: TruthWindow | None,
     gathered: Gathered,
     writer: TracksInOrder | None,
+    backend: str,
 ) -> Iterator[str]:
     """Track and score one batch; yields what comes next before each stage, of which there are trackers + 1."""
     yield "comparing with truth" if window is not None else "smoothing"
@@ -241,7 +245,7 @@ def _one_batch(
     histories: dict[str, tuple[Array, Array]] = {}
     for i, (name, estimator) in enumerate(estimators.items()):
         yield name
-        history = run(estimator, scene.z)
+        history = run(estimator, scene.z, backend=backend)
         add_scores(gathered.tallies[name], name, scene, history)
         histories[name] = kept(history, chosen)
         if i == 0:
