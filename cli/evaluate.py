@@ -25,6 +25,9 @@ def evaluate(
         float | None, typer.Option(help="Azimuth sigma in degrees, for plots that state none.")
     ] = None,
     gap: Annotated[float, typer.Option(help="Silence in s after which a new flight begins.", min=1.0)] = 60.0,
+    backend: Annotated[
+        str, typer.Option(help="What computes the trackers: auto, numba, torch, triton or filterpy (the reference).")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.", min=0)] = 1,
     save_tracks: Annotated[bool, typer.Option("--save-tracks", help="Also write tracks.h5 into the folder.")] = False,
 ) -> None:
@@ -74,6 +77,7 @@ def evaluate(
             sigma_range_m=sigma_range,
             sigma_azimuth_rad=None if sigma_azimuth is None else radians(sigma_azimuth),
             gap_s=gap,
+            backend=backend,
             seed=seed,
             progress=progress,
             tracks_writer=save,

@@ -184,6 +184,8 @@ def _setting(reader: LogReader, asked: Asked, has_truth: bool, sigmas: Sigmas, p
         warmup_plots=asked.warmup_plots,
         max_silence_s=LONG_GAP * sigmas.longest_period_s(reader.radars),
         smoother=make_estimator(SMOOTHER, **sigmas.tail) if smoothed else None,
+        # Triton has no smoother for several models.
+        smoother_backend="auto" if asked.backend == "triton" else asked.backend,
         turbulence_psd_m2ps3=float(turbulence),
     )
 

@@ -45,6 +45,7 @@ class Setting:
     warmup_plots: int
     max_silence_s: float  # a plot after a longer silence is tracked but not scored
     smoother: Estimator | None  # of the reference trajectory
+    smoother_backend: str
     turbulence_psd_m2ps3: float
 
 
@@ -96,7 +97,9 @@ def make_scene(batch: FlightBatch, setting: Setting, window: TruthWindow | None)
     altitude = np.where((plots.flags & int(BAD_ALTITUDE)) == 0, plots.pressure_altitude_m, np.nan)
     altitude = laid_out(altitude, index)
     height, rate = smooth_altitude(z.time_s, altitude, z.valid)
-    smoothed = smooth(setting.smoother, z)[0] if setting.smoother is not None else None
+    smoothed = None
+    if setting.smoother is not None:
+        smoothed, _ = smooth(setting.smoother, z, backend=setting.smoother_backend)
     common = _common(z, truth, scored, rate, setting.turbulence_psd_m2ps3) if truth is not None else {}
     speed, angle = laid_out(plots.ground_speed_mps, index), laid_out(plots.track_angle_rad, index)
     return Scene(batch, index, z, scored, truth, height, rate, altitude, speed, angle, smoothed, common)
