@@ -1,4 +1,7 @@
-"""What all tests share: hypothesis without a clock, and the marker `gpu`."""
+"""What all tests share: hypothesis without a clock, Triton's interpreter, and the marker `gpu`."""
+
+import ctypes
+import os
 
 import pytest
 from hypothesis import settings
@@ -6,6 +9,13 @@ from hypothesis import settings
 # A busy machine must not turn a correct law red.
 settings.register_profile("ssrtrack", deadline=None)
 settings.load_profile("ssrtrack")
+
+
+# Without a CUDA driver Triton's kernels run in its interpreter; it has to be told before it is first imported.
+try:
+    ctypes.CDLL("libcuda.so.1")
+except OSError:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

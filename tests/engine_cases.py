@@ -25,7 +25,8 @@ from ssrtrack.units import DEG_RAD
 
 Array = NDArray[Any]
 
-# Fast backends under test, each compared with "filterpy": "numba", "torch", "triton".
+# Fast backends under every test of the engine, beside "filterpy". torch and triton compile or run the same formulas:
+# the comparison over the table (test_engine_filterpy) holds them, where it also says what of it they run.
 BACKENDS: tuple[str, ...] = ("numba",)
 EVERY = ("filterpy", *BACKENDS)
 
