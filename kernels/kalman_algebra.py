@@ -112,9 +112,10 @@ def cholesky(P: Matrix) -> Matrix:
     L = zeros(size)
     for j in range(size):
         L[j][j] = sqrt(minus(P[j][j], total([times(v, v) for v in L[j][:j]])))
+        per_pivot = 1.0 / L[j][j]
         for i in range(j + 1, size):
             rest = minus(P[i][j], dot(L[i][:j], L[j][:j]))
-            L[i][j] = 0.0 if is_number(rest, 0.0) else rest / L[j][j]
+            L[i][j] = times(rest, per_pivot)
     return L
 
 
@@ -123,7 +124,7 @@ def solve_lower(L: Matrix, b: Vector) -> Vector:
     x: Vector = []
     for i, row in enumerate(L):
         rest = minus(b[i], dot(row[:i], x))
-        x.append(0.0 if is_number(rest, 0.0) else rest / row[i])
+        x.append(0.0 if is_number(rest, 0.0) else rest * (1.0 / row[i]))
     return x
 
 
@@ -133,7 +134,7 @@ def solve_upper(L: Matrix, b: Vector) -> Vector:
     x: Vector = [0.0] * size
     for i in reversed(range(size)):
         rest = minus(b[i], total([times(L[k][i], x[k]) for k in range(i + 1, size)]))
-        x[i] = 0.0 if is_number(rest, 0.0) else rest / L[i][i]
+        x[i] = 0.0 if is_number(rest, 0.0) else rest * (1.0 / L[i][i])
     return x
 
 
@@ -154,7 +155,8 @@ def eigen(A: Matrix) -> tuple[Vector, Matrix]:
 def _rotate(A: Matrix, V: Matrix, i: int, j: int) -> None:
     """Turn A and V in the plane i, j so that A[i][j] becomes 0."""
     apart, twice = A[j][j] - A[i][i], A[i][j] + A[i][j]
-    reach = (apart * apart + twice * twice).sqrt() + 1e-30
+    # Not √0 where there is nothing to turn: its gradient would be NaN.
+    reach = (apart * apart + twice * twice + 1e-30).sqrt()
     tangent = where(apart < 0.0, -twice, twice) / (maximum(apart, -apart) + reach)
     cosine = 1.0 / (tangent * tangent + 1.0).sqrt()
     sine = tangent * cosine
@@ -188,6 +190,8 @@ def where(condition: Any, a: Scalar, b: Scalar) -> Scalar:
 
 def maximum(a: Scalar, b: Scalar) -> Scalar:
     """The larger one."""
+    if hasattr(a, "larger"):
+        return a.larger(b)
     return where(a > b, a, b)
 
 
@@ -198,4 +202,5 @@ def log_sum_exp(values: Sequence[Scalar]) -> tuple[Scalar, Vector]:
         top = maximum(top, value)
     raised = [(value - top).exp() for value in values]
     whole = total(raised)
-    return top + whole.log(), [r / whole for r in raised]
+    per_whole = 1.0 / whole
+    return top + whole.log(), [r * per_whole for r in raised]

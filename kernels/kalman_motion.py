@@ -33,7 +33,7 @@ from ssrtrack.kernels.kalman_algebra import (
 # Gauss-Legendre quadrature on [−1, 1], as in ssrtrack.filters.motion.singer.
 NODES, WEIGHTS = (values.tolist() for values in np.polynomial.legendre.leggauss(12))
 
-SERIES_BELOW = 0.5  # |ωT| under which the turn's terms come from their series: no digits cancel there, even in float32
+SERIES_BELOW = 0.1  # |ωT| under which series take over: above, float32 keeps five digits of the derivatives
 
 
 @dataclass(frozen=True)
@@ -166,26 +166,26 @@ def _turn_jacobian(p: Sequence[Scalar], x: Vector, dt: Scalar) -> Matrix:
 
 
 def _turn_terms(omega: Scalar, dt: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar, Scalar, Scalar]:
-    """sin(ωT)/ω, (1 − cos ωT)/ω, sin ωT, cos ωT, and the first two's derivatives by ω."""
+    """sin(ωT)/ω, (1 − cos ωT)/ω, sin ωT, cos ωT, and the first two's derivatives by ω; all from the half angle."""
     u = omega * dt
-    u2 = u * u
-    small = u2 < SERIES_BELOW**2
-    safe = where(small, 1.0, u)
-    sin, cos = u.sin(), u.cos()
-    half = (u * 0.5).sin()
-    s = where(small, _series(u2, lambda k: 1.0 / _factorial(2 * k + 1)), sin / safe)
-    c = where(small, u * _series(u2, lambda k: 1.0 / _factorial(2 * k + 2)), 2.0 * half * half / safe)
-    ds_series = -u * _series(u2, lambda k: (2.0 * k + 2.0) / _factorial(2 * k + 3))
-    ds = where(small, ds_series, (u * cos - sin) / (safe * safe))
-    dc_series = _series(u2, lambda k: (2.0 * k + 1.0) / _factorial(2 * k + 2))
-    dc = where(small, dc_series, (u * sin - 2.0 * half * half) / (safe * safe))
+    h = u * 0.5
+    sine, cosine = h.sin(), h.cos()
+    small = u * u < SERIES_BELOW**2
+    h2, per_h = h * h, 1.0 / where(small, 1.0, h)
+    # sin(h)/h; then sin u / u and (1 − cos u)/u without a difference.
+    ratio = where(small, _series(h2, lambda k: 1.0 / _factorial(2 * k + 1)), sine * per_h)
+    s, c = ratio * cosine, ratio * sine
+    sin, cos = 2.0 * sine * cosine, 1.0 - 2.0 * sine * sine
+    u2, per_u = u * u, per_h * 0.5
+    ds = where(small, -u * _series(u2, lambda k: (2.0 * k + 2.0) / _factorial(2 * k + 3)), (cos - s) * per_u)
+    dc = where(small, _series(u2, lambda k: (2.0 * k + 1.0) / _factorial(2 * k + 2)), (sin - c) * per_u)
     return s * dt, c * dt, sin, cos, ds * dt * dt, dc * dt * dt
 
 
 def _series(u2: Scalar, size: Callable[[int], float]) -> Scalar:
     """Σ (−1)ᵏ size(k) u²ᵏ to the last digit of float64 for |u| < SERIES_BELOW."""
-    out: Scalar = size(7)
-    for k in range(6, -1, -1):
+    out: Scalar = size(5)
+    for k in range(4, -1, -1):
         out = size(k) - u2 * out
     return out
 

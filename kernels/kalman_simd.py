@@ -106,6 +106,8 @@ class _Emitter:
             signature = ir.FunctionType(self.vector, [self.vector])
             function = cgutils.get_or_insert_function(b.module, signature, name)  # type: ignore[no-untyped-call]
             return b.call(function, x)
+        if operation == "maximum":
+            return b.select(b.fcmp_ordered(">", *x), *x)
         logic: dict[str, Callable[..., Any]] = {"where": b.select, "and": b.and_, "or": b.or_, "not": b.not_}
         logic |= {"neg": b.fneg, "power2": self.power2, "mantissa": self.mantissa_of, "exponent": self.exponent_of}
         return logic[operation](*x)

@@ -116,7 +116,8 @@ def _mixed(form: Form, p: Parameters, state: State, dt: Scalar) -> State:
         whole = total(joint)
         # A step of 0 s mixes nothing; there the floor must not show.
         log_probability.append(where(moving, top + whole.log(), state.log_probability[j]))
-        weights = [v / whole for v in joint]
+        per_whole = 1.0 / whole
+        weights = [v * per_whole for v in joint]
         entered = entry(kind, p.models[j])
         mean, covariance = _entering(state, j, weights, offsets, spreads, entered)
         means.append([*(plus(references[a], mean[a]) for a in range(4)), *mean[4:]])
@@ -289,7 +290,8 @@ def _gained(x: Vector, P: Matrix, seen: _Seen, factor: Scalar) -> tuple[Vector, 
     R = [[times(v, factor) for v in row] for row in seen.R]
     s00, s01, s11 = (plus(seen.spread[a][b], R[a][b]) for a, b in ((0, 0), (0, 1), (1, 1)))
     determinant = s00 * s11 - s01 * s01
-    inverse = [[s11 / determinant, -s01 / determinant], [-s01 / determinant, s00 / determinant]]
+    scale = 1.0 / determinant
+    inverse = [[s11 * scale, -s01 * scale], [-s01 * scale, s00 * scale]]
     K = [[row[0] * inverse[0][m] + row[1] * inverse[1][m] for m in range(2)] for row in seen.cross]
     y = seen.y
     white = [inverse[m][0] * y[0] + inverse[m][1] * y[1] for m in range(2)]

@@ -115,6 +115,10 @@ class Expression:
         same = a is b or (isinstance(a, Expression) and isinstance(b, Expression) and a.number == b.number)
         return a if same else self.trace.record("where", self, a, b)
 
+    def larger(self, other: Any) -> Any:
+        """The larger of the two."""
+        return self.trace.record("maximum", self, other)
+
     def sqrt(self) -> Any:
         """Square root."""
         return self.trace.record("sqrt", self)

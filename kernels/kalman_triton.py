@@ -13,11 +13,13 @@ from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_scan import output_sizes
 from ssrtrack.kernels.kalman_source import Body, Constants, first_body, module, step_body, used
 from ssrtrack.kernels.kalman_trace import Trace, statements
+from ssrtrack.kernels.kalman_vector import functions
 
 Tensor = Any
 # Tracks for each program, and its warps: one track a thread, so that a track's whole state fits the registers.
 BLOCK, WARPS = 128, 4
-HELPERS = {"expm1", "atan2"}
+# What Triton lacks, or does with a slow branch (sin and cos of huge angles), comes from arithmetic.
+EXPANDED = ("expm1", "sin", "cos", "atan2")
 
 
 def scan(
@@ -82,16 +84,16 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
     """The kernel's source."""
     constants = Constants()
     write = partial(statements, names=spelling, constant=constants)
-    start = renamed(first_body(form, outputs, write, Trace()))
-    step = step_body(form, outputs, write, Trace())
+    start = renamed(first_body(form, outputs, write, trace(dtype)))
+    step = step_body(form, outputs, write, trace(dtype))
     size = form.state_size
     lines = [
         f'"""Filter scan for {form}: {", ".join(outputs)}; written by ssrtrack, see kernels/kalman_source.py."""',
         "import triton",
         "import triton.language as tl",
-        "from ssrtrack.kernels.kalman_triton_math import atan2, expm1",
         "",
         "",
+        *ROUNDING,
         "@triton.jit",
         "def scan(columns, offsets, alive, parameters, state, out, plots, tracks, steps,",
         "         FRESH: tl.constexpr, BLOCK: tl.constexpr):",
@@ -143,6 +145,14 @@ def constant_lines(constants: Constants, dtype: str) -> list[str]:
     ]
 
 
+ROUNDING = ("@triton.jit", "def rint(x):", "    return tl.floor(x + 0.5)", "", "")
+
+
+def trace(dtype: str) -> Trace:
+    """A record that expands what Triton should not compute by itself."""
+    return Trace({name: function for name, function in functions(dtype).items() if name in EXPANDED})
+
+
 def renamed(body: Body) -> Body:
     """The body with temporaries of its own: Triton takes one that the loop sets again for a value carried by it."""
     lines, state, results = ([re.sub(r"\bt(\d+)\b", r"u\1", text) for text in part] for part in body)
@@ -151,9 +161,7 @@ def renamed(body: Body) -> Body:
 
 def spelling(operation: str) -> str:
     """An operation's name in Triton."""
-    if operation in HELPERS:
-        return operation
-    return "~" if operation == "not" else f"tl.{operation}"
+    return {"not": "~", "rint": "rint", "power2": "tl.exp2"}.get(operation, f"tl.{operation}")
 
 
 def _digits(digits: str) -> str:

@@ -11,16 +11,19 @@ import triton
 from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_source import Constants, back_body, module, show_body
-from ssrtrack.kernels.kalman_trace import Trace, statements
+from ssrtrack.kernels.kalman_trace import statements
 from ssrtrack.kernels.kalman_triton import (
     BLOCK,
+    ROUNDING,
     WARPS,
     constant_lines,
     device_layout,
     parameter_lines,
     renamed,
     spelling,
+    trace,
 )
+
 
 Tensor = Any
 
@@ -73,16 +76,16 @@ def source(form: Form, dtype: str) -> str:
     """The kernel's source."""
     constants = Constants()
     write = partial(statements, names=spelling, constant=constants)
-    step = back_body(form, write, Trace())
-    shown = renamed(show_body(form, write, Trace()))
+    step = back_body(form, write, trace(dtype))
+    shown = renamed(show_body(form, write, trace(dtype)))
     size = form.state_size
     lines = [
         f'"""Smoother for {form}; written by ssrtrack, see kernels/kalman_source.py."""',
         "import triton",
         "import triton.language as tl",
-        "from ssrtrack.kernels.kalman_triton_math import atan2, expm1",
         "",
         "",
+        *ROUNDING,
         "@triton.jit",
         "def smooth(dt, filtered, offsets, alive, parameters, out, plots, tracks, steps, lag,",
         "           WHOLE: tl.constexpr, BLOCK: tl.constexpr):",
