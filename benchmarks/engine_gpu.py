@@ -42,7 +42,7 @@ from engine_numpy import Problem
 from setting import RESULTS, cuda_device, device, setting, write_csv
 
 TRACKS, STEPS, REPEATS = 1_000_000, 100, 20
-STREAM_TRACKS, STREAM_BLOCK = 12_000_000, 500_000
+STREAM_TRACKS, STREAM_GIB, DRAWN_AT_ONCE = 11_000_000, 8.0, 500_000
 # Divisors, so that no last block of another size is compiled for. Small blocks need a graph to pay.
 BLOCKS, GRAPH_BLOCKS = (250_000,), (31_250,)
 Array = Any
@@ -166,7 +166,7 @@ def our_row(case: str, estimator: str, problems: Sequence[Problem], backend: str
     """One kernel of ours, checked on every set of buffers and timed going round them."""
     name, works, found = f"{case}, ssrtrack {backend}", [], (0.0, 0.0, 0.0)
     for p in problems:
-        work = engine_ours.device_work(estimator, p, backend)
+        work = engine_ours.device_work(estimator, p, backend, smoothed="smoother" in case)
         for out in work.written:
             out.fill_(float("nan"))
         work.run()
@@ -194,34 +194,37 @@ def our_row(case: str, estimator: str, problems: Sequence[Problem], backend: str
     return row
 
 
-def streamed_row(tracks: int, block: int, where: str) -> dict[str, Any]:
+def streamed_row(tracks: int, memory_bytes: int, where: str) -> dict[str, Any]:
     """Moments of all steps from host arrays into host arrays, and the most device memory that took."""
-    p = on_host(tracks, block, where)
-    mean, covariance = (torch.full((STEPS + 1, n, tracks), float("nan")) for n in (4, 10))
+    columns = on_host(tracks, where)
     _free()
     if where == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = seconds_of([lambda: engine_ours.streamed(p, mean, covariance, block, where)], 1, "wall", warm=0)
+    out: list[Any] = []
+    work = engine_ours.streamed(columns, STEPS + 1, Q_M2S3, SPEED_SIGMA_MPS, memory_bytes, where)
+    seconds = seconds_of([lambda: out.append(work())], 1, "wall", warm=0)
+    rows = torch.from_numpy(columns).view(6, STEPS + 1, tracks)
+    p = Problem(rows[0], rows[1:3].swapaxes(0, 1), rows[3:].swapaxes(0, 1), Q_M2S3, SPEED_SIGMA_MPS)
     key, part = sampled(p)
-    found = of_packed(mean[:, :, key], covariance[:, :, key], reference(part, False))
+    found = of_packed(*engine_ours.cells(torch.from_numpy(out[0]), STEPS + 1, key), reference(part, False))
     refuse_if_wrong("KF CV, streamed", found)
-    bytes_moved = sum(a.nbytes for a in (p.dt_s, p.position_m, p.noise_m2, mean, covariance))
-    row = {"case": "KF CV, streamed from the host", "implementation": "ssrtrack triton", "mode": f"blocks of {block}"}
-    row |= {"tracks": tracks, "note": f"{bytes_moved / 1e9:.0f} GB in host arrays, one run"} | error_columns(found)
-    row |= time_columns(seconds, tracks, bytes_moved, where)
+    moved = columns.nbytes + out[0].nbytes
+    row = {"case": "KF CV, streamed from the host", "implementation": "ssrtrack triton"}
+    row |= {"mode": f"blocks within {memory_bytes / 2**30:g} GiB", "tracks": tracks}
+    row |= {"note": f"{moved / 1e9:.0f} GB in host arrays, one run"} | error_columns(found)
+    row |= time_columns(seconds, tracks, moved, where)
     shown(row)
     return row
 
 
-def on_host(tracks: int, block: int, where: str) -> Problem:
-    """A problem in host memory, drawn on the device block by block."""
-    dt, z, R = (torch.empty(STEPS + 1, *shape, tracks) for shape in ((), (2,), (3,)))
-    for first in range(0, tracks, block):
-        count = min(block, tracks - first)
-        part = drawn(count, STEPS, where, seed=100 + first)
-        for all_, some in ((dt, part.dt_s), (z, part.position_m), (R, part.noise_m2)):
-            all_[..., first : first + count] = some.cpu()
-    return Problem(dt, z, R, Q_M2S3, SPEED_SIGMA_MPS)
+def on_host(tracks: int, where: str) -> Any:
+    """Packed columns (6, plots) in host memory, drawn on the device block by block."""
+    columns = np.empty((6, (STEPS + 1) * tracks), np.float32)
+    rows = torch.from_numpy(columns).view(6, STEPS + 1, tracks)
+    for first in range(0, tracks, DRAWN_AT_ONCE):
+        part = drawn(min(DRAWN_AT_ONCE, tracks - first), STEPS, where, seed=100 + first)
+        rows[..., first : first + part.dt_s.shape[1]] = engine_ours.rows_of(part).cpu()
+    return columns
 
 
 def clocked(works: Sequence[Callable[[], object]], repeats: int, p: Problem, moved: Sequence[Any]) -> dict[str, Any]:
@@ -319,7 +322,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tracks", type=int, default=TRACKS)
     parser.add_argument("--stream-tracks", type=int, default=STREAM_TRACKS, help="0 leaves the streamed row out")
-    parser.add_argument("--stream-block", type=int, default=STREAM_BLOCK)
+    parser.add_argument("--stream-gib", type=float, default=STREAM_GIB, help="device memory that its blocks may take")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument(
         "--blocks", type=int, nargs="*", default=BLOCKS, help="tracks at a time that torch-kf is tried with"
@@ -340,7 +343,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if not args.peers_only:
         ours = our_rows(args.tracks, args.device, args.repeats)
         if args.stream_tracks:
-            ours.append(streamed_row(args.stream_tracks, args.stream_block, args.device))
+            ours.append(streamed_row(args.stream_tracks, int(args.stream_gib * 2**30), args.device))
         write_csv(args.output, [row | extra for row in finished(ours, copy)])
     if not args.ours_only:
         for peers in peer_rows(args.tracks, args.device, args.repeats, args.blocks):

@@ -13,6 +13,7 @@ Array = Any
 # Case, estimator and backend of every row of ours on a device.
 DEVICE_ROWS = (
     ("KF CV", "kf", "triton"),
+    ("KF CV and RTS smoother", "kf", "triton"),
     ("IMM, CV CV-high CT CT", "imm", "triton"),
     ("IMM, CV CV-high CT CT", "imm", "torch"),
 )
@@ -63,36 +64,47 @@ class DeviceWork:
     written: tuple[Array, ...]
 
 
-def device_work(estimator: str, p: Problem, backend: str) -> DeviceWork:
+def device_work(estimator: str, p: Problem, backend: str, smoothed: bool = False) -> DeviceWork:
     """The estimator over a problem of torch tensors, in its precision, on its device."""
     import torch
 
     from ssrtrack.kernels import kalman_torch
     from ssrtrack.kernels.kalman_layout import Layout
 
-    form, numbers = _bank(estimator, p)
+    form, numbers = _bank(estimator, p.q_m2s3, p.speed_sigma_mps)
     steps, tracks = p.dt_s.shape
-    columns, layout = _columns(p, torch), Layout.of(np.full(tracks, steps))
+    columns, layout = rows_of(p).reshape(6, -1), Layout.of(np.full(tracks, steps))
     vector = torch.as_tensor(numbers).to(columns)
-    out = columns.new_empty((14, layout.plots))
+    out, written = columns.new_empty((14, layout.plots)), []
     if backend == "triton":
-        from ssrtrack.kernels.kalman_triton import device_layout, launch
+        from ssrtrack.kernels import kalman_triton, kalman_triton_smooth
 
-        state, places = columns.new_empty((form.state_size, tracks)), device_layout(layout, columns.device)
+        state, places = (
+            columns.new_empty((form.state_size, tracks)),
+            kalman_triton.device_layout(layout, columns.device),
+        )
+        if smoothed:
+            written.append(columns.new_empty((form.state_size, layout.plots)))
 
         def work() -> None:
-            launch(form, vector, columns, places, ("filtered",), state, out, fresh=True)
+            if not smoothed:
+                kalman_triton.launch(form, vector, columns, places, ("filtered",), state, out, fresh=True)
+                return
+            kalman_triton.launch(form, vector, columns, places, ("state",), state, written[0], fresh=True)
+            kalman_triton_smooth.launch(form, vector, columns[0], written[0], places, None, out)
 
     else:
 
         def work() -> None:
             out.copy_(kalman_torch.scan(form, vector, columns, layout, ("filtered",), None)[0]["filtered"])
 
-    def moments(key: Any) -> tuple[Array, Array]:
-        cells = out.view(14, steps, tracks)[:, :, key].swapaxes(0, 1)
-        return cells[:, :4], cells[:, ROWS]
+    return DeviceWork(work, lambda key: cells(out, steps, key), (columns,), (out, *written))
 
-    return DeviceWork(work, moments, (columns,), (out,))
+
+def cells(out: Array, steps: int, key: Any) -> tuple[Array, Array]:
+    """Means (T, 4, n) and covariances packed as PACKED (T, 10, n) of some tracks from packed moments (14, T·N)."""
+    rows = out.reshape(14, steps, -1)[:, :, key].swapaxes(0, 1)
+    return rows[:, :4], rows[:, ROWS]
 
 
 def reference(estimator: str, p: Problem) -> tuple[Array, Array]:
@@ -106,31 +118,40 @@ def reference(estimator: str, p: Problem) -> tuple[Array, Array]:
     return mean.numpy(), covariance.numpy()
 
 
-def _bank(estimator: str, p: Problem) -> tuple[Any, Array]:
+def _bank(estimator: str, q_m2s3: float, speed_sigma_mps: float) -> tuple[Any, Array]:
     """The estimator's form and numbers."""
     from ssrtrack.filters.estimators import make_estimator
     from ssrtrack.filters.packing import form_of, parameters_of
 
-    own = {"q_m2s3": p.q_m2s3} if estimator == "kf" else {}
-    bank = make_estimator(estimator, speed_sigma_mps=p.speed_sigma_mps, **own)
+    own = {"q_m2s3": q_m2s3} if estimator == "kf" else {}
+    bank = make_estimator(estimator, speed_sigma_mps=speed_sigma_mps, **own)
     return form_of(bank), parameters_of(bank)  # type: ignore[arg-type]
 
 
-def _columns(p: Problem, np_or_torch: Any) -> Array:
-    """Step, position and covariance as rows (6, T·N), time first."""
-    steps, tracks = p.dt_s.shape
+def rows_of(p: Problem) -> Array:
+    """Step, position and covariance as the package's columns (6, T, N)."""
+    import torch
+
     rows = [p.dt_s, p.position_m[:, 0], p.position_m[:, 1], *(p.noise_m2[:, c] for c in range(3))]
-    return np_or_torch.stack(rows).reshape(6, steps * tracks)
+    return torch.stack(rows)
 
 
-def streamed(p: Problem, mean: Array, covariance: Array, block: int, where: str) -> None:
-    """Fill mean (T, 4, N) and packed covariance (T, 10, N) in host memory, `block` tracks on the device at a time."""
-    for first in range(0, p.dt_s.shape[1], block):
-        key = slice(first, first + block)
-        part = p.tracks(key)
-        arrays = (a.to(where) for a in (part.dt_s, part.position_m, part.noise_m2))
-        work = device_work(
-            "kf", Problem(*arrays, p.q_m2s3, p.speed_sigma_mps), "triton" if where == "cuda" else "torch"
+def streamed(
+    columns: Array, steps: int, q_m2s3: float, speed_sigma_mps: float, memory_bytes: int, where: str
+) -> Callable[[], Array]:
+    """The filter over packed columns (6, plots) in host memory, no more than `memory_bytes` on the device at a time;
+    gives packed moments (14, plots)."""
+    from ssrtrack.kernels.kalman import scan
+    from ssrtrack.kernels.kalman_layout import Layout
+
+    form, numbers = _bank("kf", q_m2s3, speed_sigma_mps)
+    layout = Layout.of(np.full(columns.shape[1] // steps, steps))
+    backend = "triton" if where == "cuda" else "torch"
+
+    def work() -> Array:
+        found, _ = scan(
+            form, numbers, columns, layout, ("filtered",), backend=backend, device=where, memory_bytes=memory_bytes
         )
-        work.run()
-        mean[..., key], covariance[..., key] = work.moments(slice(None))
+        return found["filtered"]
+
+    return work
