@@ -7,6 +7,7 @@ machine code beside it and a reader or a debugger can look at it. `SSRTRACK_CACH
 import hashlib
 import importlib.util
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -79,7 +80,7 @@ def _body(values: Sequence[Any], results: Results, outputs: Sequence[str], write
 
 def used(lines: Sequence[str], letter: str, count: int) -> list[int]:
     """Which of the inputs letter0 … the lines mention, so that a kernel loads no other."""
-    words = {word for line in lines for word in line.replace("(", " ").replace(")", " ").replace(",", " ").split()}
+    words = {word for line in lines for word in re.findall(r"\w+", line)}
     return [i for i in range(count) if f"{letter}{i}" in words]
 
 
