@@ -342,12 +342,14 @@ def main(given: Sequence[str] | None = None) -> int:
     ours: list[dict[str, Any]] = []
     if not args.peers_only:
         ours = our_rows(args.tracks, args.device, args.repeats)
-        if args.stream_tracks:
-            ours.append(streamed_row(args.stream_tracks, int(args.stream_gib * 2**30), args.device))
         write_csv(args.output, [row | extra for row in finished(ours, copy)])
+    peers: list[dict[str, Any]] = []
     if not args.ours_only:
         for peers in peer_rows(args.tracks, args.device, args.repeats, args.blocks):
             write_csv(args.output, [row | extra for row in finished([*ours, *peers], copy)])
+    if args.stream_tracks and not args.peers_only:
+        ours.append(streamed_row(args.stream_tracks, int(args.stream_gib * 2**30), args.device))
+        write_csv(args.output, [row | extra for row in finished([*ours, *peers], copy)])
     return 0
 
 

@@ -79,18 +79,15 @@ def device_work(estimator: str, p: Problem, backend: str, smoothed: bool = False
     if backend == "triton":
         from ssrtrack.kernels import kalman_triton, kalman_triton_smooth
 
-        state, places = (
-            columns.new_empty((form.state_size, tracks)),
-            kalman_triton.device_layout(layout, columns.device),
-        )
+        places = kalman_triton.device_layout(layout, columns.device)
         if smoothed:
             written.append(columns.new_empty((form.state_size, layout.plots)))
 
         def work() -> None:
             if not smoothed:
-                kalman_triton.launch(form, vector, columns, places, ("filtered",), state, out, fresh=True)
+                kalman_triton.launch(form, vector, columns, places, ("filtered",), None, out, fresh=True)
                 return
-            kalman_triton.launch(form, vector, columns, places, ("state",), state, written[0], fresh=True)
+            kalman_triton.launch(form, vector, columns, places, ("state",), None, written[0], fresh=True)
             kalman_triton_smooth.launch(form, vector, columns[0], written[0], places, None, out)
 
     else:
@@ -150,7 +147,15 @@ def streamed(
 
     def work() -> Array:
         found, _ = scan(
-            form, numbers, columns, layout, ("filtered",), backend=backend, device=where, memory_bytes=memory_bytes
+            form,
+            numbers,
+            columns,
+            layout,
+            ("filtered",),
+            backend=backend,
+            device=where,
+            memory_bytes=memory_bytes,
+            final_state=False,
         )
         return found["filtered"]
 

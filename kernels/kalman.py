@@ -26,7 +26,8 @@ def scan(
     state: Array | None = None,
     device: str | None = None,
     memory_bytes: int | None = None,
-) -> tuple[dict[str, Array], Array]:
+    final_state: bool = True,
+) -> tuple[dict[str, Array], Array | None]:
     """Filter packed plots; computes in the precision of `columns`, float64 or float32.
 
     Args:
@@ -40,14 +41,17 @@ def scan(
         memory_bytes: device memory one block of tracks may take; None is four fifths of what is free. What does not fit
             at once is streamed through in blocks.
 
+        final_state: whether the states after each track's last plot are wanted.
+
     Returns:
-        Outputs by name, each (rows, P), and the final states (S, N).
+        Outputs by name, each (rows, P), and the final states (S, N) or None.
     """
     if backend == "numba":
         from ssrtrack.kernels import kalman_numba
 
-        return kalman_numba.scan(form, vector, columns, layout, outputs, state)
-    return _scan_on_device(form, vector, columns, layout, outputs, backend, state, device, memory_bytes)
+        found, final = kalman_numba.scan(form, vector, columns, layout, outputs, state)
+        return found, final if final_state else None
+    return _scan_on_device(form, vector, columns, layout, outputs, backend, state, device, memory_bytes, final_state)
 
 
 def has_gpu() -> bool:
@@ -120,22 +124,27 @@ def _scan_on_device(
     state: Array | None,
     device: str | None,
     memory_bytes: int | None,
-) -> tuple[dict[str, Array], Array]:
-    if backend == "triton":
-        from ssrtrack.kernels.kalman_triton import scan as run
-    else:
-        from ssrtrack.kernels.kalman_torch import scan as run
-
+    final_state: bool,
+) -> tuple[dict[str, Array], Array | None]:
     def work(numbers: Any, block: Any, part: Layout, start: Any) -> dict[str, Any]:
-        found, last = run(form, numbers, block, part, outputs, start)
-        return {**found, "final": last}
+        if backend == "triton":
+            from ssrtrack.kernels import kalman_triton
+
+            found, last = kalman_triton.scan(form, numbers, block, part, outputs, start, final_state)
+        else:
+            from ssrtrack.kernels import kalman_torch
+
+            found, last = kalman_torch.scan(form, numbers, block, part, outputs, start)
+        return {**found, "final": last} if final_state else found
 
     sizes = output_sizes(form)
     kept = {name: np.empty((sizes[name], layout.plots), columns.dtype) for name in outputs}
-    kept["final"] = np.empty((form.state_size, layout.tracks), columns.dtype)
+    if final_state:
+        kept["final"] = np.empty((form.state_size, layout.tracks), columns.dtype)
     rows = sum(sizes[name] for name in outputs)
     _in_blocks(work, kept, vector, columns, layout, state, rows, 2 * form.state_size, device, memory_bytes)
-    return kept, kept.pop("final")
+    final = kept.pop("final", None)
+    return kept, final
 
 
 def _in_blocks(

@@ -23,12 +23,25 @@ EXPANDED = ("expm1", "sin", "cos", "atan2")
 
 
 def scan(
-    form: Form, vector: Tensor, columns: Tensor, layout: Layout, outputs: Sequence[str], state: Tensor | None
-) -> tuple[dict[str, Tensor], Tensor]:
-    """One backend of `ssrtrack.kernels.kalman.scan`, on the device and in the precision of `columns`."""
+    form: Form,
+    vector: Tensor,
+    columns: Tensor,
+    layout: Layout,
+    outputs: Sequence[str],
+    state: Tensor | None,
+    final_state: bool = True,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """One backend of `ssrtrack.kernels.kalman.scan`, on the device and in the precision of `columns`.
+
+    Without the final state the kernel is smaller, and compiles several times faster for many models.
+    """
     sizes = output_sizes(form)
     out = columns.new_empty((sum(sizes[name] for name in outputs), layout.plots))
-    final = columns.new_empty((form.state_size, layout.tracks)) if state is None else state.to(columns).clone()
+    final = None
+    if state is not None:
+        final = state.to(columns).clone()
+    elif final_state:
+        final = columns.new_empty((form.state_size, layout.tracks))
     launch(form, vector, columns, device_layout(layout, columns.device), outputs, final, out, fresh=state is None)
     parts, at = {}, 0
     for name in outputs:
@@ -47,12 +60,12 @@ def launch(
     columns: Tensor,
     layout: tuple[Tensor, Tensor, int],
     outputs: Sequence[str],
-    state: Tensor,
+    state: Tensor | None,
     out: Tensor,
     *,
     fresh: bool,
 ) -> None:
-    """Run the kernel into given tensors: state (S, N) is read unless `fresh`, then holds the final one; out (D, P)."""
+    """Run the kernel into given tensors: out (D, P); state (S, N), read unless `fresh`, then holds the final one."""
     alive, offsets, tracks = layout
     if not tracks:
         return
@@ -63,12 +76,13 @@ def launch(
         offsets,
         alive,
         vector.to(columns).contiguous(),
-        state,
+        out if state is None else state,
         out,
         columns.shape[1],
         tracks,
         alive.numel(),
         FRESH=fresh,
+        KEEP=state is not None,
         BLOCK=BLOCK,
         num_warps=WARPS,
     )
@@ -96,7 +110,7 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
         *ROUNDING,
         "@triton.jit",
         "def scan(columns, offsets, alive, parameters, state, out, plots, tracks, steps,",
-        "         FRESH: tl.constexpr, BLOCK: tl.constexpr):",
+        "         FRESH: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr):",
         "    track = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",
         "    inside = track < tracks",
         "    plots = tl.cast(plots, tl.int64)",
@@ -127,7 +141,8 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
         *_store(step, "        "),
         *(f"        n{i} = tl.where(on, {text}, s{i})" for i, text in enumerate(step[1])),
         *(f"        s{i} = n{i}" for i in range(size)),
-        *(f"    tl.store(state + {i} * tl.cast(tracks, tl.int64) + track, s{i}, mask=inside)" for i in range(size)),
+        "    if KEEP:",
+        *(f"        tl.store(state + {i} * tl.cast(tracks, tl.int64) + track, s{i}, mask=inside)" for i in range(size)),
     ]
     return "\n".join(lines) + "\n"
 

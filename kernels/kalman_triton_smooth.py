@@ -24,7 +24,6 @@ from ssrtrack.kernels.kalman_triton import (
     trace,
 )
 
-
 Tensor = Any
 
 

@@ -60,7 +60,13 @@ def run_batched(bank: Bank, measurements: Measurements, backend: str, dtype: str
     several = len(bank.motions) > 1
     outputs = ("predicted", "filtered", *(("modes",) if several else ()), "used")
     found, _ = scan(
-        form, parameters_of(bank), columns.astype(dtype), layout, outputs, backend=chosen(backend, layout.plots)
+        form,
+        parameters_of(bank),
+        columns.astype(dtype),
+        layout,
+        outputs,
+        backend=chosen(backend, layout.plots),
+        final_state=False,
     )
     shape = measurements.time_s.shape
     predicted, filtered = moments(found["predicted"], layout, shape), moments(found["filtered"], layout, shape)
