@@ -147,6 +147,20 @@ def test_the_final_state_is_the_last_one_of_each_track(backend: str, name: str, 
     np.testing.assert_array_equal(final, found["state"][:, last_places(x.layout)])
 
 
+@pytest.mark.parametrize("backend", ["numba", "torch", "triton"])
+@pytest.mark.parametrize("given_state", [False, True])
+def test_without_the_final_state_all_else_is_the_same(backend: str, given_state: bool) -> None:
+    x = packed("kf", flights(2, (3, 1, 5)))
+    arguments: tuple[Any, ...] = (x.form, x.vector, x.columns, x.layout, ("filtered", "used"))
+    start = scan(*arguments, backend="numba")[1] if given_state else None
+    kept, final = scan(*arguments, backend=backend, state=start)
+    left, none = scan(*arguments, backend=backend, state=start, final_state=False)
+    assert none is None and final is not None
+    assert kept.keys() == left.keys()
+    for output, values in kept.items():
+        np.testing.assert_array_equal(left[output], values)
+
+
 def cv(q: float, dt: float) -> tuple[Any, Any]:
     """F and Q of constant velocity, x, y, vx, vy."""
     F, one = np.eye(4), np.eye(2)
