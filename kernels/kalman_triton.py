@@ -108,7 +108,7 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
         "",
         "",
         *ROUNDING,
-        "@triton.jit",
+        '@triton.jit(do_not_specialize=["plots", "tracks", "steps"])',
         "def scan(columns, offsets, alive, parameters, state, out, plots, tracks, steps,",
         "         FRESH: tl.constexpr, KEEP: tl.constexpr, BLOCK: tl.constexpr):",
         "    track = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",

@@ -85,7 +85,7 @@ def source(form: Form, dtype: str) -> str:
         "",
         "",
         *ROUNDING,
-        "@triton.jit",
+        '@triton.jit(do_not_specialize=["plots", "tracks", "steps", "lag"])',
         "def smooth(dt, filtered, offsets, alive, parameters, out, plots, tracks, steps, lag,",
         "           WHOLE: tl.constexpr, BLOCK: tl.constexpr):",
         "    track = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",

@@ -33,8 +33,8 @@ OWNERS = {
     "distributed": ("batch",),
     "fsspec": ("io/storage",),
 }
-# kernels stand at the bottom: beside these they know nothing of the project.
-KERNEL_PACKAGES = {"torch", "triton", "numba", "numpy", "math", "collections", "typing", "dataclasses"}
+# kernels stand at the bottom: beside these and the standard library they know nothing.
+KERNEL_PACKAGES = {"torch", "triton", "numba", "llvmlite", "numpy", *sys.stdlib_module_names}
 
 
 def modules() -> list[Path]:
