@@ -11,8 +11,8 @@ from tests.engine_cases import BACKENDS, BANKS, CASES, FLIGHTS, OPTIONS, table
 # its covariances are lost; the cubature filter is compared to 1e-9 with tests.oracles.cubature instead.
 # The linearised turn, lost after four outliers that no gate kept out, makes a million times more of a rounding.
 FILTERED = dict.fromkeys(BANKS, 1e-9) | {"ckf": 1e-7, "ekf-ct": 1e-8}
-# The interacting smoother divides by predicted densities: early in a track, where later plots say a million times more
-# than earlier ones, that costs two more digits.
+# The interacting smoother divides by predicted densities: early in a track, where later plots say a million times
+# more than earlier ones, that costs two more digits.
 SMOOTHED = FILTERED | {"imm": 1e-7, "imm2": 1e-7, "imm3": 1e-7}
 ROW = {flight.name: row for row, flight in enumerate(FLIGHTS)}
 
