@@ -18,10 +18,9 @@ POLAR_COLUMNS = (
 
 @dataclass(frozen=True)
 class Form:
-    """Everything that changes the code: motion kinds (see `KINDS`), engine, observation, gate, tail, complex chain.
+    """Everything that changes the code: motion kinds (see `KINDS`), engine, observation, gate, tail.
 
-    engine: "extended", "unscented" or "cubature"; observation: "position" or "polar". rates: how many real rates the
-    chain's spectrum has.
+    engine: "extended", "unscented" or "cubature"; observation: "position" or "polar".
     """
 
     kinds: tuple[str, ...]

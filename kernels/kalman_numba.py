@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_scan import output_sizes
-from ssrtrack.kernels.kalman_simd import lanes
+from ssrtrack.kernels.kalman_simd import lanes, maker
 from ssrtrack.kernels.kalman_source import Body, first_body, module, step_body
 from ssrtrack.kernels.kalman_trace import Trace, instructions
 from ssrtrack.kernels.kalman_vector import functions
@@ -77,7 +77,7 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
     sizes = output_sizes(form)
     rows = len(form.columns), form.state_size, sum(sizes[name] for name in outputs)
     return SOURCE.format(
-        title=f"{form}: {', '.join(outputs)}",
+        title=f"{form}: {', '.join(outputs)} ({maker()})",
         programs="\n".join(program(name, body) for name, body in (("FIRST", start), ("STEP", step))),
         dtype=dtype,
         width=lanes(dtype),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_numba import BLOCK, in_blocks, program
-from ssrtrack.kernels.kalman_simd import lanes
+from ssrtrack.kernels.kalman_simd import lanes, maker
 from ssrtrack.kernels.kalman_source import back_body, module, show_body
 from ssrtrack.kernels.kalman_trace import Trace, instructions
 from ssrtrack.kernels.kalman_vector import functions
@@ -42,7 +42,7 @@ def source(form: Form, dtype: str) -> str:
         ("SHOW", show_body(form, instructions, Trace(functions(dtype)))),
     )
     return SOURCE.format(
-        title=form,
+        title=f"{form} ({maker()})",
         programs="\n".join(program(name, body) for name, body in bodies),
         dtype=dtype,
         width=lanes(dtype),

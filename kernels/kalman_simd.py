@@ -6,9 +6,14 @@ neighbouring tracks. A program is text, one line "name operation operands…" ea
 inputs (c3: row 3 of the columns, s3 of the state, p3: parameter 3), or numbers.
 """
 
+import hashlib
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import llvmlite
+import numba
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
@@ -26,6 +31,25 @@ def lanes(dtype: str) -> int:
     features = binding.get_host_cpu_features()
     bits = 512 if features.get("avx512f") else 256 if features.get("avx2") else 128
     return bits // FORMATS[dtype][0]
+
+
+@cache
+def maker() -> str:
+    """What decides the machine code beside a program: this file, the compiler's version, the processor.
+
+    Written into every source, since numba knows machine code to be old by the source alone, and since machines that
+    share a home must not write machine code under one name.
+    """
+    parts = (
+        numba.__version__,
+        llvmlite.__version__,
+        binding.get_host_cpu_name(),
+        binding.get_host_cpu_features().flatten(),
+    )
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for part in parts:
+        digest.update(part.encode())
+    return f"numba {numba.__version__}, {binding.get_host_cpu_name()}, {digest.hexdigest()[:12]}"
 
 
 def body(program: str, state: list[str], results: list[str], dtype: str, width: int, block: int) -> Any:

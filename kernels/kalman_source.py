@@ -1,15 +1,18 @@
 """Python source of the scan, traced from the formulas: what numba and Triton compile.
 
 The source lies in the user's cache folder, one file for each form, outputs and precision, so that numba keeps its
-machine code beside it and a reader or a debugger can look at it. `SSRTRACK_CACHE` names another folder.
+machine code beside it and a reader or a debugger can look at it. `SSRTRACK_CACHE` names another folder. What lies
+there is run, so a folder that others may write to is not used.
 """
 
 import hashlib
 import importlib.util
 import os
 import re
+import stat
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -91,7 +94,7 @@ def module(name: str, text: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     path = _folder() / f"{name}.py"
-    if not path.exists():
+    if not _holds(path, text):
         _write(path, text)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # a .py file always has them
@@ -101,24 +104,47 @@ def module(name: str, text: str) -> ModuleType:
     return loaded
 
 
+def _holds(path: Path, text: str) -> bool:
+    """Whether the file has this very text: not one that was cut short, or that somebody else put there."""
+    try:
+        return path.read_bytes() == text.encode()
+    except FileNotFoundError:
+        return False
+
+
 def _write(path: Path, text: str) -> None:
     # Whole or not at all: other processes may look at the same moment.
     handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
+    with os.fdopen(handle, "wb") as file:
+        file.write(text.encode())
     Path(temporary).replace(path)
 
 
 def _folder() -> Path:
     given = os.environ.get("SSRTRACK_CACHE")
-    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssrtrack"
     try:
+        base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssrtrack"
         base.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryFile(dir=base):
-            return base
-    except OSError:
-        # A read-only home: compile anew in every process rather than fail.
+            if _is_ours(base):
+                return base
+    except (OSError, RuntimeError):
+        # A read-only home, or none: compile anew in every process rather than fail.
         return _scratch()
+    warnings.warn(
+        f"{base} may be written by others, so compiled filters are not kept there and each process compiles anew; "
+        "make it yours alone (chmod 700), or name another folder in SSRTRACK_CACHE",
+        stacklevel=2,
+    )
+    return _scratch()
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether nobody but this user, root and the folder's group can put files there."""
+    if not hasattr(os, "getuid"):
+        return True
+    found = folder.stat()
+    return found.st_uid in (0, os.getuid()) and not found.st_mode & stat.S_IWOTH
 
 
 def _scratch() -> Path:

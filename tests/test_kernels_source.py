@@ -1,12 +1,14 @@
 """Where generated source is kept: whose folder, what if there is none, and many processes at once."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ssrtrack.kernels import kalman_source
+from ssrtrack.kernels import kalman_numba, kalman_numba_smooth, kalman_simd, kalman_source
+from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_source import module
 
 
@@ -58,6 +60,81 @@ def test_without_a_writable_folder_it_works_all_the_same(
     scratch = kalman_source._SCRATCH
     assert scratch is not None and Path(found.__file__).parent == Path(scratch.name)
     scratch.cleanup()
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o702])
+def test_a_folder_that_others_may_write_to_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """Whoever can put a file there could have us run it."""
+    open_folder = tmp_path / "open"
+    open_folder.mkdir()
+    open_folder.chmod(mode)
+    monkeypatch.setenv("SSRTRACK_CACHE", str(open_folder))
+    monkeypatch.setattr(kalman_source, "_SCRATCH", None)
+    with pytest.warns(UserWarning, match="may be written by others.*chmod 700"):
+        found = path_of(f"value = 1  # {tmp_path} {mode}\n")
+    assert found.parent != open_folder and not list(open_folder.iterdir())
+    assert found.parent.stat().st_mode & 0o077 == 0
+    open_folder.chmod(0o770)
+    assert path_of(f"value = 2  # {tmp_path} {mode}\n").parent == open_folder
+
+
+def test_a_folder_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSRTRACK_CACHE", str(tmp_path))
+    monkeypatch.setattr(kalman_source, "_SCRATCH", None)
+    owner = tmp_path.stat().st_uid
+    if owner == 0:
+        os.chown(tmp_path, 12345, -1)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.warns(UserWarning, match="may be written by others"):
+        assert path_of(f"value = 3  # {tmp_path}\n").parent != tmp_path
+
+
+def test_a_user_without_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user has no name."""
+
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("SSRTRACK_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr(kalman_source, "_SCRATCH", None)
+    assert path_of(f"value = 4  # {tmp_path}\n").exists()
+
+
+def test_a_file_that_is_not_this_source_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut short by a full disk, or put there by hand: its name alone proves nothing."""
+    monkeypatch.setenv("SSRTRACK_CACHE", str(tmp_path))
+    text = f"value = 'whole, with é'  # {tmp_path}\n"
+    path = path_of(text)
+    del sys.modules[path.stem]
+    path.write_bytes(text.encode()[:7])
+    assert module("test", text).value == "whole, with é"
+    assert path.read_bytes() == text.encode()
+
+
+def test_what_makes_the_machine_code_is_part_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba sees by the source alone that machine code is old; the emitter, compiler and processor count too."""
+    form = Form(("cv",), "extended", "position", False, False)
+    sources = {kalman_numba.source(form, ("filtered",), "float64"), kalman_numba_smooth.source(form, "float64")}
+    assert all(kalman_simd.maker() in text for text in sources)
+    changed = tmp_path / "kalman_simd.py"
+    changed.write_text(Path(kalman_simd.__file__).read_text() + "# another rounding\n")
+    makers = {kalman_simd.maker(), kalman_simd.maker.__wrapped__()}
+    assert len(makers) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(kalman_simd, "__file__", str(changed))
+        makers.add(kalman_simd.maker.__wrapped__())
+    with monkeypatch.context() as patch:
+        patch.setattr(kalman_simd.numba, "__version__", "0.0")
+        makers.add(kalman_simd.maker.__wrapped__())
+    with monkeypatch.context() as patch:
+        patch.setattr(kalman_simd.binding, "get_host_cpu_name", lambda: "another")
+        makers.add(kalman_simd.maker.__wrapped__())
+    assert len(makers) == 4
 
 
 PROCESS = """
