@@ -1,7 +1,9 @@
 """What the user names becomes a list of logs: folders, patterns, manifests, URLs."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -36,6 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["a.h5", "./a.h5", "sub/../a.h5", "*.h5"], ["a.h5", "x[1].h5"]),  # each once
         (["some.txt"], ["a.h5", "sub/b.hdf5", "x[1].h5"]),
         (["some.json"], ["sub/b.hdf5", "sub/deep/c.nc", "gone.h5"]),
+        ([300 * "x" + ".h5"], [300 * "x" + ".h5"]),  # no name a file can have, which is found out later, alone
     ],
 )
 def test_local_names(folder: Path, named: list[str], expected: list[str]) -> None:
@@ -66,6 +69,35 @@ def test_what_names_no_log(folder: Path, named: list[str], message: str) -> None
         find_logs(named)
 
 
+def test_odd_names_are_not_lost(tmp_path: Path) -> None:
+    """Capitals, line breaks, links that lead nowhere; # within a name, and a mark of byte order before a manifest."""
+    names = ["A.H5", "dangling.h5", "new\nline ü.h5"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "dangling.h5").unlink()
+    (tmp_path / "dangling.h5").symlink_to(tmp_path / "gone.h5")
+    (tmp_path / "folder.h5").mkdir()
+    assert find_logs([tmp_path]) == [str(tmp_path / name) for name in names]
+    (tmp_path / "some.txt").write_text("\ufeffone#1.h5\n#two.h5\nthree 3.h5 # the third\n")
+    assert find_logs([tmp_path / "some.txt"]) == [str(tmp_path / name) for name in ("one#1.h5", "three 3.h5")]
+
+
+def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its logs must not be passed over in silence."""
+    (tmp_path / "a.h5").write_bytes(b"")
+    (tmp_path / "locked").mkdir()
+
+    def scandir(path: str) -> Any:
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return list_folder(path)
+
+    list_folder = os.scandir
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(BatchError, match=r"locked cannot be listed \(Permission denied\)"):
+        find_logs([tmp_path])
+
+
 def test_names_are_what_locations_do_not_share() -> None:
     assert names_of(["/x/y/a.h5"]) == ["a.h5"]
     assert names_of(["/x/y/a.h5", "/x/y/b.h5"]) == ["a.h5", "b.h5"]
@@ -77,7 +109,7 @@ def test_urls_of_a_memory_file_system(tmp_path: Path) -> None:
     """Listing, reading and hashing through fsspec, without any file of that name on disk."""
     log = simple_log(tmp_path / "log.h5", flights=3)
     memory = fsspec.filesystem("memory")
-    memory.pipe({"/store/a.h5": log.read_bytes(), "/store/deep/b.h5": b"nothing", "/store/m.txt": b"a.h5\ndeep/b.h5\n"})
+    memory.pipe({"/store/a.h5": log.read_bytes(), "/store/deep/b.h5": b"nothing", "/store/m.txt": b"a.*\ndeep/b.h5\n"})
     both = ["memory:///store/a.h5", "memory:///store/deep/b.h5"]
     try:
         assert find_logs(["memory://store"]) == both

@@ -3,10 +3,11 @@
 import glob
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ssrtrack.errors import BatchError
+from ssrtrack.errors import BatchError, SsrtrackError
 from ssrtrack.io.storage import filesystem, is_url, local_path
 
 LOGS = (".h5", ".hdf5", ".nc")
@@ -17,7 +18,8 @@ def find_logs(named: Iterable[str | Path]) -> list[str]:
     """Locations of logs, each once, in the order named; local ones as absolute paths.
 
     Args:
-        named: logs; folders, searched with all folders below for .h5, .hdf5 and .nc files, sorted; patterns with `*`,
+        named: logs; folders, searched with all folders below (not through links to folders) for .h5, .hdf5 and .nc
+            files, sorted; patterns with `*`,
             `?`, `[…]` or `**`; manifests (.txt or .list: one location per line, # begins a comment; .json: a list of
             texts), relative to the manifest's own folder; or URLs of any of these.
 
@@ -45,14 +47,25 @@ def _expanded(name: str, folder: Path) -> Iterator[str]:
         yield from _remote(name)
         return
     path = folder / local_path(name).expanduser()
-    if path.is_dir():
-        yield from _some(_sorted(p for p in path.rglob("*") if p.suffix in LOGS and p.is_file()), name)
+    # os.path: Path's own raise where a name is too long or a folder may not be entered; such a log fails alone.
+    if os.path.isdir(path):  # noqa: PTH112
+        yield from _some(_sorted(_below(path, name)), name)
     elif path.suffix in MANIFESTS:
         yield from _manifest(name, path)
-    elif not path.exists() and glob.has_magic(name):
+    elif glob.has_magic(name) and not os.path.exists(path):  # noqa: PTH110
         yield from _some(_sorted(map(Path, glob.glob(str(path), recursive=True))), name)  # noqa: PTH207 (absolute pattern)
     else:
         yield str(_absolute(path))
+
+
+def _below(folder: Path, name: str) -> Iterator[Path]:
+    """Logs in a folder and those below, dangling links too, which then fail by themselves."""
+
+    def unreadable(error: OSError) -> None:
+        raise BatchError(f"{name}: folder {error.filename} cannot be listed ({error.strerror}); check access to it")
+
+    for root, _, files in os.walk(folder, onerror=unreadable):
+        yield from (Path(root, file) for file in files if file.lower().endswith(LOGS))
 
 
 def _absolute(path: Path) -> Path:
@@ -71,7 +84,7 @@ def _some(found: list[str], name: str) -> list[str]:
 
 def _manifest(name: str, path: Path) -> Iterator[str]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BatchError(f"{name}: the manifest cannot be read ({error}); expected a text file of locations") from error
     for line in _lines(name, path.suffix, text):
@@ -82,7 +95,7 @@ def _manifest(name: str, path: Path) -> Iterator[str]:
 
 def _lines(name: str, suffix: str, text: str) -> list[str]:
     if suffix != ".json":
-        lines = (line.split("#", 1)[0].strip() for line in text.splitlines())
+        lines = (re.sub(r"(^|\s)#.*", "", line).strip() for line in text.splitlines())  # log#2.h5 is no comment
         return [line for line in lines if line]
     try:
         items = json.loads(text)
@@ -91,6 +104,13 @@ def _lines(name: str, suffix: str, text: str) -> list[str]:
     if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
         raise BatchError(f"{name}: the manifest holds {type(items).__name__}, expected a list of texts")
     return items
+
+
+def _listed(url: str, manifest: str) -> Iterator[str]:
+    """A line of a remote manifest: what may stand on the command line, but for another manifest."""
+    if url.endswith(MANIFESTS):
+        raise BatchError(f"{manifest}: names another manifest, {url}; name both on the command line instead")
+    yield from _expanded(url, Path.cwd())
 
 
 def _remote(url: str) -> Iterator[str]:
@@ -104,13 +124,15 @@ def _remote(url: str) -> Iterator[str]:
         elif fs.isdir(path):
             found = [p for p in fs.find(path) if p.endswith(LOGS)]
         elif path.endswith(MANIFESTS):
-            text = fs.cat_file(path).decode("utf-8")
+            text = fs.cat_file(path).decode("utf-8-sig")
             lines = _lines(url, f".{path.rsplit('.', 1)[1]}", text)
             for line in lines:
-                yield line if "://" in line else f"{url.rsplit('/', 1)[0]}/{line}"
+                yield from _listed(line if "://" in line else f"{url.rsplit('/', 1)[0]}/{line}", url)
             return
         else:
             found = [path]
-    except (OSError, ValueError) as error:
+    except SsrtrackError:
+        raise
+    except Exception as error:  # packages of object storage raise their own
         raise BatchError(f"{url}: cannot be listed ({type(error).__name__}: {error}); check the address") from error
     yield from _some(sorted(fs.unstrip_protocol(p) for p in found), url)
