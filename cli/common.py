@@ -19,7 +19,7 @@ def progress_bar() -> Iterator[Progress]:
 
     The bar swings to and fro while `done` is 0: something is at work, and nobody knows for how long.
     """
-    if not sys.stderr.isatty():
+    if not (sys.stderr and sys.stderr.isatty()):  # None where it was closed before the start
         yield lambda what, done, total: None
         return
     from rich.console import Console

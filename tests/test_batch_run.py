@@ -1,6 +1,7 @@
 """A batch: its scores against `evaluate`, what is done again and what is not, and failures that stay alone."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ssrtrack.batch import task
 from ssrtrack.batch.run import batch
 from ssrtrack.batch.store import write_whole
 from ssrtrack.errors import BatchError, EstimatorError, ScoringError
+from ssrtrack.io.storage import stamp
 from ssrtrack.scoring import overall as overall_module
 from ssrtrack.scoring.evaluate import evaluate
 from ssrtrack.scoring.overall import BatchResult, LogResult, worst_first
@@ -228,6 +230,8 @@ def test_damaged_sums_are_computed_again(tmp_path: Path, logs: list[Path]) -> No
         ({"workers": -1}, BatchError, "workers is -1"),
         ({"retries": -1}, BatchError, "retries is -1"),
         ({"max_plots": 0}, BatchError, "max_plots is 0"),
+        ({"timeout_s": 5.0, "workers": 0}, BatchError, "local workers that can be killed"),
+        ({"timeout_s": 0.0, "workers": 1}, BatchError, "timeout_s is 0"),
         ({"scheduler": "tcp://127.0.0.1:1"}, BatchError, "name one of the two"),
     ],
 )
@@ -287,6 +291,80 @@ def test_a_worker_with_other_software_refuses(tmp_path: Path, logs: list[Path]) 
     outcome = task.work(task.Job(str(logs[0]), asked, "0.0.1+other", 1000, 0, 1))
     assert isinstance(outcome, task.Failed)
     assert "install the same on every worker" in outcome.cause
+
+
+def test_summary_is_never_that_of_an_earlier_run(
+    tmp_path: Path, logs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither while a later run works, nor when it ends while all logs are merged."""
+    run(logs, tmp_path / "out")
+    seen: list[bool] = []
+
+    def look(*_: Any) -> None:
+        seen.append(json.loads((tmp_path / "out" / "summary.json").read_text())["finished"])
+
+    run(logs, tmp_path / "out", resume=True, progress=look)
+    assert seen == [False] * 4  # three logs and the overall scores
+
+    def full(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("ssrtrack.batch.run.overall_results", full)
+    with pytest.raises(MemoryError):
+        run(logs, tmp_path / "out", resume=True)
+    about = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (about["finished"], about["reused"]) == (False, 3)
+
+
+def test_one_batch_at_a_time_in_a_folder(tmp_path: Path, logs: list[Path]) -> None:
+    def second(*_: Any) -> None:
+        with pytest.raises(BatchError, match="another batch works there"):
+            run(logs, tmp_path / "out", resume=True)
+
+    run(logs, tmp_path / "out", progress=second)
+    assert statuses(run(logs, tmp_path / "out", resume=True)) == "reused reused reused"
+
+
+@pytest.mark.parametrize("max_plots", [2_000_000, 70])
+def test_a_log_replaced_while_it_is_read_fails(
+    tmp_path: Path, logs: list[Path], monkeypatch: pytest.MonkeyPatch, max_plots: int
+) -> None:
+    gather = task.gather
+
+    def slow(*arguments: Any, **options: Any) -> int:
+        found = gather(*arguments, **options)
+        if arguments[0].path == logs[1]:
+            logs[1].touch()
+        return found
+
+    monkeypatch.setattr(task, "gather", slow)
+    result = run(logs, tmp_path / "out", max_plots=max_plots)
+    assert statuses(result) == "scored failed scored"
+    assert result.logs[1].cause.startswith("it was changed while it was read")
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path, logs: list[Path]) -> None:
+    odd = logs[0].rename(tmp_path / "logs" / os.fsdecode(b"\xff \n.h5"))
+    result = run([odd, *logs[1:]], tmp_path / "out")
+    assert statuses(result) == "scored scored scored"
+    assert statuses(run([odd, *logs[1:]], tmp_path / "out", resume=True)) == "reused reused reused"
+
+
+def test_storage_with_errors_of_its_own_stops_no_other_log(
+    tmp_path: Path, logs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(logs, tmp_path / "out")
+
+    def strange(location: str) -> str:
+        if location == str(logs[1]):
+            raise RuntimeError("no credentials")
+        return stamp(location)
+
+    monkeypatch.setattr("ssrtrack.batch.run.stamp", strange)
+    monkeypatch.setattr(task, "stamp", strange)
+    result = run(logs, tmp_path / "out", resume=True)
+    assert statuses(result) == "reused failed reused"
+    assert "no credentials" in result.logs[1].cause
 
 
 def test_internal_errors_become_causes(logs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

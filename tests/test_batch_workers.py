@@ -34,6 +34,14 @@ class Lethal(Job):
         return eval, (f"{known} if __import__('os').getpid() == {os.getpid()} else {kill}",)
 
 
+@dataclass(frozen=True)
+class Endless(Job):
+    """A job that holds whoever unpacks it, after it has left a file."""
+
+    def __reduce__(self) -> Any:
+        return eval, ("(__import__('tempfile').mkstemp(), __import__('time').sleep(1000))",)
+
+
 def job(location: object, kind: type[Job] = Job) -> Job:
     return kind(str(location), Asked(("alpha-beta",)), software_version(), 10**6, 0, 1)
 
@@ -80,8 +88,25 @@ def test_job_that_kills_its_workers_is_reported_and_the_rest_goes_on(tmp_path: P
     assert all(not isinstance(heard[str(log)], Failed) for log in logs)
 
 
+def test_endless_job_is_ended_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: dict[str, Outcome] = {}
+
+    def done(job: Job, outcome: Outcome) -> list[Job]:
+        heard[job.location] = outcome
+        return []
+
+    monkeypatch.setattr(local.tempfile, "tempdir", str(tmp_path))
+    local.run_local([job("endless", Endless), job("gone")], done, workers=1, retries=1, timeout_s=2.0)
+    assert heard["endless"] == Failed(
+        "endless: worker died 2 times (killed after --timeout); see whether its storage answers, or raise --timeout"
+    )
+    assert "no such file" in str(heard["gone"])
+    assert not list(tmp_path.iterdir())  # what the killed left behind is gone too
+    assert not local_pids()
+
+
 def test_workers_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_serve", int)  # called with a pipe: an error at once
+    monkeypatch.setattr(local, "_serve", int)  # called with a pipe and a folder: an error at once
     with pytest.raises(BatchError, match="no worker can start"):
         local.run_local([job("any")], lambda job, outcome: [], workers=1, retries=0)
 
@@ -133,6 +158,14 @@ def test_job_that_kills_cluster_workers_is_reported(tmp_path: Path, dask_cluster
     assert isinstance(poison, Failed)
     assert "workers died on it each time, 2 tries" in poison.cause
     assert all(not isinstance(heard[str(log)], Failed) for log in logs)
+
+
+def test_cluster_without_a_worker_that_may(tmp_path: Path, dask_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would wait for ever."""
+    monkeypatch.setattr(cluster, "CONNECT_S", 1.0)
+    where, logs = dask_cluster.scheduler_address, small_logs(tmp_path / "logs")
+    with pytest.raises(BatchError, match=r"none of its \d workers announces \{'GPU': 1\}"):
+        batch(logs, TRACKERS, tmp_path / "out", scheduler=where, resources={"GPU": 1})
 
 
 def test_cluster_reads_storage_of_its_own(tmp_path: Path) -> None:

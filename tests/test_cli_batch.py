@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ssrtrack.cli import batch as command_module
 from ssrtrack.cli.main import main
 from tests.batch_fixture import TRACKERS, small_logs
 from tests.scoring_fixture import simple_log
@@ -67,6 +69,28 @@ def test_batch_of_good_and_bad_logs(tmp_path: Path) -> None:
     assert "0 logs scored, 3 reused, 0 failed" in again.stdout
 
 
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "</dev/null >/dev/full 2>/dev/full"])
+def test_nobody_listens(tmp_path: Path, streams: str) -> None:
+    """Closed or broken streams, as under some schedulers: the results come all the same."""
+    small_logs(tmp_path / "logs")
+    (tmp_path / "logs" / "bad.h5").write_bytes(b"nothing")
+    command = shlex.join([*COMMAND, "logs", *OPTIONS, "--workers", "1", "-o", "out"])
+    done = subprocess.run(["sh", "-c", f"{command} {streams}"], cwd=tmp_path, env=ENVIRONMENT, timeout=240)
+    assert done.returncode != 0
+    about = summary(tmp_path / "out")
+    assert (about["scored"], about["failed"], about["finished"]) == (3, 1, True)
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_progress_in_a_journal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = 0.0
+    show = command_module._lines(lambda: now)
+    for i in range(5):
+        now = 50.0 * i
+        show("logs, 1 failed", i, 9)
+    assert capsys.readouterr().err.splitlines() == ["2 of 9 logs, 1 failed", "4 of 9 logs, 1 failed"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -74,6 +98,7 @@ def test_batch_of_good_and_bad_logs(tmp_path: Path) -> None:
         (["a.h5", "--workers", "-1"], 2, "workers"),
         (["a.h5", "--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], 2, "give one of the two"),
         (["a.h5", "--gpu"], 2, "needs --scheduler"),
+        (["a.h5", "--timeout", "60", "--workers", "0"], 2, "--timeout kills worker processes"),
         (["a.h5", "--sigma-range", "0"], 2, "--sigma-range is 0"),
         (["none*.h5"], 1, "no log found"),
         (["a.h5", "-t", "nosuch"], 1, "nosuch"),
@@ -100,8 +125,9 @@ def test_wrong_usage(
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5"]
 
 
-def test_interrupt_leaves_whole_results_and_can_be_resumed(tmp_path: Path) -> None:
-    """Ctrl-C reaches the command and its workers alike, as on a terminal."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_leaves_whole_results_and_can_be_resumed(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C reaches the command and its workers alike, as on a terminal; SIGTERM the command, as from a queue."""
     small_logs(tmp_path / "logs", {f"{i:02}.h5": 12 for i in range(40)})
     out = tmp_path / "out"
     command = [*COMMAND, "logs", "-t", "ukf", "--workers", "2", "-o", "out"]
@@ -111,10 +137,11 @@ def test_interrupt_leaves_whole_results_and_can_be_resumed(tmp_path: Path) -> No
         deadline = time.monotonic() + 60.0
         while time.monotonic() < deadline and not list(out.glob("logs/*/result.json")):
             time.sleep(0.02)
-        os.killpg(running.pid, signal.SIGINT)
+        (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
         _, errors = running.communicate(timeout=60)
-    assert running.returncode == 130, errors
-    assert errors.splitlines() == ["finished results are in out; go on there with --resume", "stopped"]
+    assert running.returncode == 128 + number, errors
+    stopped = ["stopped"] if number == signal.SIGINT else []
+    assert errors.splitlines() == ["finished results are in out; go on there with --resume", *stopped]
     done = [json.loads(path.read_text()) for path in out.glob("logs/*/result.json")]
     assert 1 <= len(done) < 40
     about = summary(out)

@@ -1,5 +1,6 @@
 """Jobs on an existing Dask cluster: the same function on its workers, wherever these run."""
 
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,7 +22,8 @@ def run_cluster(
     announce them.
 
     Raises:
-        BatchError: dask is not installed, the scheduler cannot be reached, or it is lost on the way.
+        BatchError: dask is not installed, the scheduler cannot be reached, none of its workers may do the jobs, or it
+            is lost on the way.
     """
     try:
         from distributed import Client, as_completed
@@ -62,6 +64,7 @@ def run_cluster(
             futures.update([hand_in(other) for other in further])
 
     try:
+        _require_workers(client, scheduler, resources or {})
         run_all(jobs)
         # The scheduler blames a death on all jobs the worker had been given. The suspects go one by one, when nothing
         # else is left, so that the one that kills cannot take others along again.
@@ -69,6 +72,20 @@ def run_cluster(
             run_all([suspects.popleft()])
     finally:
         _leave(client, list(running))
+
+
+def _require_workers(client: Any, scheduler: str, resources: Mapping[str, float]) -> None:
+    """Without this a batch that no worker may touch would wait for ever, and say nothing."""
+    end = time.monotonic() + CONNECT_S
+    while True:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        if any(all((w.get("resources") or {}).get(k, 0) >= v for k, v in resources.items()) for w in workers):
+            return
+        if time.monotonic() >= end:
+            break
+        time.sleep(0.2)
+    lacking = f"none of its {len(workers)} workers announces {dict(resources)}" if workers else "it has no workers"
+    raise BatchError(f"scheduler {scheduler}: {lacking}; start some, see docs/scaling.md")
 
 
 def _failure(job: Job, error: Any, tries: int) -> Failed:

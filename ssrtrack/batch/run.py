@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ssrtrack.batch.store import (
     FORMAT,
     VERSION,
     LogFolder,
+    alone,
     piece_key,
     prepare,
     read_sums,
@@ -56,6 +58,7 @@ class _Run:
     earlier: dict[str, dict[str, Any]] = field(default_factory=dict)
     pieces: dict[str, _Pieces] = field(default_factory=dict)
     logs: dict[str, LogResult] = field(default_factory=dict)
+    failed: int = 0
 
     def done(self, job: Job, outcome: Outcome) -> list[Job]:
         """Store an outcome; returns the jobs that follow from it."""
@@ -87,7 +90,8 @@ class _Run:
 
     def _cut(self, job: Job, cut: Cut) -> list[Job]:
         pieces = pieces_of(cut.cuts)
-        jobs = [replace(job, piece=piece, number=i, known_sha256="") for i, piece in enumerate(pieces)]
+        piece_job = replace(job, known_sha256="", known_stamp=cut.stamp)
+        jobs = [replace(piece_job, piece=piece, number=i) for i, piece in enumerate(pieces)]
         folder = LogFolder.of(self.output, job.location)
         left = [j for j in jobs if not self._there(folder, j, cut.sha256, len(jobs))]
         self.pieces[job.location] = _Pieces(cut, jobs, {j.number for j in left}, cut.seconds)
@@ -174,9 +178,9 @@ class _Run:
         self.logs[log.location] = log
         self.pieces.pop(log.location, None)
         if log.status == "failed":
+            self.failed += 1
             self.on_failure(log)
-        failed = sum(other.status == "failed" for other in self.logs.values())
-        self.progress(f"logs, {failed} failed" if failed else "logs", len(self.logs), len(self.names))
+        self.progress(f"logs, {self.failed} failed" if self.failed else "logs", len(self.logs), len(self.names))
 
 
 def batch(
@@ -189,6 +193,7 @@ def batch(
     resources: Mapping[str, float] | None = None,
     resume: bool = False,
     retries: int = 2,
+    timeout_s: float | None = None,
     max_plots: int = MAX_PLOTS,
     bootstrap: int = 1000,
     seed: int = 1,
@@ -208,6 +213,8 @@ def batch(
         resources: Dask workers that take part must announce these, for example {"GPU": 1}.
         resume: keep what an earlier run stored, where log, trackers, parameters and software are the same.
         retries: how often a log is tried again after its worker died.
+        timeout_s: a local worker that is longer at one log or piece is killed, which counts as its death; None waits
+            for ever.
         max_plots: a longer log is cut by time into pieces of about that size, which are tasks of their own; its scores
             stay those of the whole.
         bootstrap, seed: as for `evaluate`, for each log and for all.
@@ -219,8 +226,8 @@ def batch(
         What became of each log, and overall scores. The same is in `output`/summary.json, also after an interrupt.
 
     Raises:
-        BatchError: nothing to do, `output` cannot be used, or no worker can be had. Failures of single logs are
-            reported in the result.
+        BatchError: nothing to do, `output` cannot be used or another batch works there, or no worker can be had.
+            Failures of single logs are reported in the result.
         EstimatorError, ScoringError: no log could be evaluated as asked, for example with an unknown tracker.
         KeyboardInterrupt: passed on, after summary.json is written.
     """
@@ -229,8 +236,9 @@ def batch(
     _check_numbers(workers=workers, retries=retries, max_plots=max_plots)
     if scheduler is not None and workers is not None:
         raise BatchError("both workers and a scheduler were given; name one of the two")
+    if timeout_s is not None and (scheduler is not None or workers == 0 or not timeout_s > 0.0):
+        raise BatchError(f"timeout_s is {timeout_s:g}; give seconds above 0, and local workers that can be killed")
     output, locations = Path(output), find_logs(logs)
-    prepare(output, resume)
     blank = Job("", asked, software_version(), max_plots, bootstrap, seed)
     run = _Run(
         output,
@@ -239,29 +247,40 @@ def batch(
         progress or (lambda what, done, total: None),
         on_failure or (lambda log: None),
     )
-    begun = time.monotonic()
-    try:
+
+    def compute() -> None:
         jobs = _left_to_do(run, blank, locations)
         if scheduler is not None:
             run_cluster(jobs, run.done, scheduler=scheduler, retries=retries, resources=resources)
         elif workers == 0:
             run_here(jobs, run.done)
         else:
-            run_local(jobs, run.done, workers=workers or cores(), retries=retries)
+            run_local(jobs, run.done, workers=workers or cores(), retries=retries, timeout_s=timeout_s)
+
+    prepare(output, resume)
+    with alone(output):
+        return _finished(run, compute, asked.warmup_plots, bootstrap, seed)
+
+
+def _finished(run: _Run, compute: Callable[[], None], warmup_plots: int, bootstrap: int, seed: int) -> BatchResult:
+    """Compute, merge, and keep summary.json true all the time: it says `finished` of no run but the last."""
+    begun, path = time.monotonic(), run.output / "summary.json"
+    # At once: killed without warning, this run must not leave an earlier one's summary standing for its own.
+    write_json(path, summary(_result(run, begun, (), stopped=True)))
+    try:
+        compute()
+        run.progress("overall scores", 0, 1)
+        overall = overall_results(
+            _in_order(run), lambda log: _sums_of(run, log), warmup_plots=warmup_plots, bootstrap=bootstrap, seed=seed
+        )
     except BaseException:
-        # Interrupted, or the cluster was lost: say what there is, without the overall scores, which take time.
-        write_json(output / "summary.json", summary(_result(run, begun, (), stopped=True)))
+        # Interrupted, or the cluster was lost: say what there is, without the overall scores, which take time. Where
+        # that cannot be written either, as on a full disk, the first cause is the one to tell.
+        with suppress(BatchError):
+            write_json(path, summary(_result(run, begun, (), stopped=True)))
         raise
-    run.progress("overall scores", 0, 1)
-    overall = overall_results(
-        _in_order(run),
-        lambda log: _sums_of(run, log),
-        warmup_plots=asked.warmup_plots,
-        bootstrap=bootstrap,
-        seed=seed,
-    )
     result = _result(run, begun, overall)
-    write_json(output / "summary.json", summary(result))
+    write_json(path, summary(result))
     return result
 
 
@@ -287,7 +306,9 @@ def _left_to_do(run: _Run, blank: Job, locations: Sequence[str]) -> list[Job]:
                 job = replace(job, known_sha256=result["sha256"])
             except BatchError:
                 raise
-            except SsrtrackError:  # gone, or its sums are damaged: the job finds out, or computes them again
+            # Gone, or its sums are damaged: the job finds out, or computes them again. Any error, because packages
+            # of object storage raise their own, and one log must not stop the rest.
+            except Exception:
                 job = replace(job, known_sha256="")
         jobs.append(job)
     return jobs

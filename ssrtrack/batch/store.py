@@ -5,11 +5,13 @@ OUT/logs/<name>-<hash of its location>/result.json     the log's scores, and wha
 OUT/logs/<name>-<hash of its location>/sums-1-of-1.npz  its sums, to merge; one file for each piece of a long log
 """
 
+import fcntl
 import hashlib
 import json
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ssrtrack.errors import BatchError, ScoringError
 from ssrtrack.scoring.gathered import Gathered, one_log, unpacked
 
 FORMAT, VERSION = "ssrtrack-batch-log", 1
+LOCK = ".lock"  # in OUT/logs; stays there, because taking it away would let two runs lock two files
 
 
 def settings_key(job: Job) -> str:
@@ -38,7 +41,9 @@ class LogFolder:
     def of(cls, output: Path, location: str) -> "LogFolder":
         """The folder of the log at `location`; the hash parts logs of one name."""
         stem = re.sub(r"[^A-Za-z0-9._-]+", "_", location.rsplit("/", 1)[-1].rsplit(".", 1)[0])[:60] or "log"
-        return cls(output / "logs" / f"{stem}-{hashlib.sha256(location.encode()).hexdigest()[:10]}")
+        # A file's name need not be UTF-8: Python stands surrogates for octets that are not.
+        digest = hashlib.sha256(location.encode("utf-8", "surrogateescape")).hexdigest()
+        return cls(output / "logs" / f"{stem}-{digest[:10]}")
 
     @property
     def result_path(self) -> Path:
@@ -105,6 +110,33 @@ def prepare(output: Path, resume: bool) -> None:
         (output / "logs").mkdir(exist_ok=True)
     except OSError as error:
         raise BatchError(f"{output}: cannot be written ({error.strerror}); name another folder with -o") from error
+
+
+@contextmanager
+def alone(output: Path) -> Iterator[None]:
+    """A folder that `prepare` made, for this process only: two runs would mix each other's sums and results.
+
+    The lock ends with the process, however that ends. Storage that knows no locks is used without.
+
+    Raises:
+        BatchError: another run works there, or it cannot be written.
+    """
+    try:
+        lock = os.open(output / "logs" / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise BatchError(f"{output}: cannot be written ({error.strerror}); name another folder with -o") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BatchError(
+                f"{output}: another batch works there; wait for it or name another folder with -o"
+            ) from None
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(lock)
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ssrtrack
-from ssrtrack.errors import SsrtrackError
+from ssrtrack.errors import LogError, SsrtrackError
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.io.storage import content_hash, fetched, is_url, opened, stamp
 from ssrtrack.scoring.evaluate import evaluation_result
@@ -32,6 +32,7 @@ class Job:
     bootstrap: int
     seed: int
     known_sha256: str = ""  # content for which the result is there already
+    known_stamp: str = ""  # of the content that was cut into pieces
     piece: Piece | None = None
     number: int = 0  # of the piece
 
@@ -123,6 +124,7 @@ def _log(job: Job) -> Outcome:
         result = evaluation_result(
             [job.location], sums, warmup_plots=job.asked.warmup_plots, bootstrap=job.bootstrap, seed=job.seed
         )
+    _require_unchanged(job, marked)
     return Scored(
         packed(sums), plots, found, time.perf_counter() - begun, sha256=sha256, stamp=marked, scores=scores_json(result)
     )
@@ -132,7 +134,14 @@ def _piece(job: Job, piece: Piece) -> Scored:
     begun = time.perf_counter()
     with opened(job.location) as reader:
         sums, found, plots = _sums(reader, job, piece)
+    _require_unchanged(job, job.known_stamp)
     return Scored(packed(sums), plots, found, time.perf_counter() - begun)
+
+
+def _require_unchanged(job: Job, before: str) -> None:
+    """A log that is replaced while it is read would be scored as half the one and half the other."""
+    if stamp(job.location) != before:
+        raise LogError(f"{job.location}: it was changed while it was read; run again with --resume when it is complete")
 
 
 def _sums(reader: LogReader, job: Job, piece: Piece | None) -> tuple[Any, int, int]:

@@ -56,9 +56,7 @@ def stamp(location: str) -> str:
             return f"{found.st_size} {found.st_mtime_ns}"
         fs, path = filesystem(location)
         about = fs.info(path)
-        tag = next(
-            (about[key] for key in ("ETag", "etag", "mtime", "LastModified", "last_modified") if key in about), ""
-        )
+        tag = next((about[key] for key in CHANGES if key in about), "")
         return f"{about.get('size')} {tag}" if tag else ""
 
 
