@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_endless_job_is_ended_and_the_rest_goes_on(tmp_path: Path, monkeypatch: 
         heard[job.location] = outcome
         return []
 
-    monkeypatch.setattr(local.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     local.run_local([job("endless", Endless), job("gone")], done, workers=1, retries=1, timeout_s=2.0)
     assert heard["endless"] == Failed(
         "endless: worker died 2 times (killed after --timeout); see whether its storage answers, or raise --timeout"
