@@ -40,18 +40,26 @@ def scan(
         device: for torch and triton; None is the GPU if there is one.
         memory_bytes: device memory one block of tracks may take; None is four fifths of what is free. What does not fit
             at once is streamed through in blocks.
-
         final_state: whether the states after each track's last plot are wanted.
 
     Returns:
         Outputs by name, each (rows, P), and the final states (S, N) or None.
+
+    Raises:
+        ValueError: no such backend.
     """
+    _check(backend)
     if backend == "numba":
         from ssrtrack.kernels import kalman_numba
 
         found, final = kalman_numba.scan(form, vector, columns, layout, outputs, state)
         return found, final if final_state else None
     return _scan_on_device(form, vector, columns, layout, outputs, backend, state, device, memory_bytes, final_state)
+
+
+def _check(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
 
 
 def has_gpu() -> bool:
@@ -81,8 +89,9 @@ def smooth(
     """Estimates (14, P) given all plots of each track, or those up to `lag` columns later; arguments as for `scan`.
 
     Raises:
-        ValueError: triton for several models: their pairs make code too long for it.
+        ValueError: no such backend, or triton for several models: their pairs make code too long for it.
     """
+    _check(backend)
     if backend == "numba":
         from ssrtrack.kernels import kalman_numba, kalman_numba_smooth
 

@@ -35,6 +35,11 @@ from ssrtrack.kernels.kalman_motion import KINDS, ahead, entry
 from ssrtrack.kernels.kalman_step import State, chain, choose
 
 
+# Of a smoothed variance in the predicted one. After a gap of hours rounding makes smaller ones 0 or negative, which
+# must not read as "the later plots say nothing".
+LEAST_SHARE = 1e-12
+
+
 @dataclass(frozen=True)
 class _Pair:
     """Model i's state as it enters j: predicted moments x (n), P, the factor L of P, and F and Q that made them.
@@ -191,5 +196,5 @@ def information_gained(A: Matrix) -> Matrix:
     Where merging made it seem so (an eigenvalue of A above 1), they say nothing along that direction.
     """
     values, V = eigen(A)
-    gained = [maximum(1.0 / value - 1.0, 0.0) for value in values]
+    gained = [maximum(1.0 / maximum(value, LEAST_SHARE) - 1.0, 0.0) for value in values]
     return weighted_spread(gained, transposed(V), zeros(len(A)))

@@ -33,6 +33,8 @@ from ssrtrack.kernels.kalman_algebra import (
 from ssrtrack.kernels.kalman_form import Form, Parameters
 from ssrtrack.kernels.kalman_motion import KINDS, ahead, entry, sigma_points
 
+STAY_FLOOR = 1e-10
+SHRINK = 2.0**-32  # of an innovation's covariance: its determinant must not exceed float32 after a gap of hours
 LOG_FLOOR = -60.0  # a model less likely than e⁻⁶⁰ takes part in the mixing as if it were that likely
 
 
@@ -96,7 +98,8 @@ def chain(p: Parameters, dt: Scalar) -> Matrix:
     for i in range(models):
         for j in range(models):
             share = total([times(p.chain_share[k][i][j], e) for k, e in enumerate(raised)])
-            rows[i][j] = maximum(plus(rows[i][j], share), 0.0)
+            # A model that is never entered dies out in a long gap; its floor keeps 0/0 from its mixing.
+            rows[i][j] = maximum(plus(rows[i][j], share), STAY_FLOOR if i == j else 0.0)
     return rows
 
 
@@ -288,15 +291,15 @@ def _polar(form: Form, x: Vector, P: Matrix, plot: Plot) -> _Seen:
 def _gained(x: Vector, P: Matrix, seen: _Seen, factor: Scalar) -> tuple[Vector, Matrix, Scalar, Scalar]:
     """Kalman update with noise factor·R, in Joseph form."""
     R = [[times(v, factor) for v in row] for row in seen.R]
-    s00, s01, s11 = (plus(seen.spread[a][b], R[a][b]) for a, b in ((0, 0), (0, 1), (1, 1)))
+    s00, s01, s11 = (SHRINK * plus(seen.spread[a][b], R[a][b]) for a, b in ((0, 0), (0, 1), (1, 1)))
     determinant = s00 * s11 - s01 * s01
-    scale = 1.0 / determinant
+    scale = SHRINK / determinant
     inverse = [[s11 * scale, -s01 * scale], [-s01 * scale, s00 * scale]]
     K = [[row[0] * inverse[0][m] + row[1] * inverse[1][m] for m in range(2)] for row in seen.cross]
     y = seen.y
     white = [inverse[m][0] * y[0] + inverse[m][1] * y[1] for m in range(2)]
     distance = white[0] * y[0] + white[1] * y[1]
-    log_likelihood = -0.5 * (distance + determinant.log()) - log(2.0 * pi)
+    log_likelihood = -0.5 * (distance + determinant.log()) - log(2.0 * pi / SHRINK)
     mean = [x[i] + K[i][0] * y[0] + K[i][1] * y[1] for i in range(len(x))]
     return mean, _joseph(P, K, R, seen), log_likelihood, distance
 

@@ -48,7 +48,8 @@ def launch(
     alive, offsets, tracks = layout
     steps = alive.numel()
     kernel = compiled(form, str(filtered.dtype).removeprefix("torch."))
-    kernel[(triton.cdiv(tracks, BLOCK), 1 if lag is None else steps)](
+    # One axis: the others end at 65,535, and flights may be longer.
+    kernel[(triton.cdiv(tracks, BLOCK) * (1 if lag is None else steps),)](
         dt_s.to(filtered).contiguous(),
         filtered.contiguous(),
         offsets,
@@ -88,8 +89,9 @@ def source(form: Form, dtype: str) -> str:
         '@triton.jit(do_not_specialize=["plots", "tracks", "steps", "lag"])',
         "def smooth(dt, filtered, offsets, alive, parameters, out, plots, tracks, steps, lag,",
         "           WHOLE: tl.constexpr, BLOCK: tl.constexpr):",
-        "    track = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)",
-        "    first = tl.program_id(1)",
+        "    blocks = tl.cdiv(tracks, BLOCK)",
+        "    track = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)",
+        "    first = tl.program_id(0) // blocks",
         "    top = tl.minimum(first + lag, steps - 1)",
         "    plots = tl.cast(plots, tl.int64)",
         *parameter_lines(form, step, shown),

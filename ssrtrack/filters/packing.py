@@ -10,7 +10,7 @@ from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.gaussian import gate_threshold
 from ssrtrack.filters.history import flight_lengths
 from ssrtrack.filters.measurement import Measurements
-from ssrtrack.kernels.kalman_form import Form
+from ssrtrack.kernels.kalman_form import POLAR_COLUMNS, POSITION_COLUMNS, Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_motion import KINDS
 
@@ -49,7 +49,8 @@ def packed_measurements(z: Measurements, polar: bool) -> tuple[Array, Layout]:
     """Columns (C, P) of whole flights in packed order, float64, and their layout.
 
     Raises:
-        EstimatorError: as `flight_lengths`, or times run backwards.
+        EstimatorError: as `flight_lengths`, times run backwards, or a plot has numbers that are not finite or a
+            covariance that is none.
     """
     layout = Layout.of(flight_lengths(z))
     cells = layout.cells()
@@ -66,7 +67,27 @@ def packed_measurements(z: Measurements, polar: bool) -> tuple[Array, Layout]:
     columns = [dt, position[:, 0], position[:, 1], R[:, 0, 0], R[:, 0, 1], R[:, 1, 1]]
     if polar:
         columns += _polar_columns(z, cells)
-    return np.stack(columns) if layout.plots else np.zeros((len(columns), 0)), layout
+    packed = np.stack(columns) if layout.plots else np.zeros((len(columns), 0))
+    _check(packed, valid)
+    return packed, layout
+
+
+def _check(columns: Array, valid: Array) -> None:
+    """Refuse what would be taken for a miss (no variance) or make a whole flight NaN."""
+    known = np.isfinite(columns)
+    finite = [bool(row.all()) for row in known]
+    if not all(finite):
+        names = [name for name, good in zip(POSITION_COLUMNS + POLAR_COLUMNS, finite, strict=False) if not good]
+        plots = int((~known).any(0).sum())
+        raise EstimatorError(f"{plots} plots have no finite {', '.join(names)}; mark them valid=False")
+    xx, xy, yy = columns[3:6]
+    bad = valid & ~((xx > 0.0) & (yy > 0.0) & (xx * yy >= xy * xy))
+    if bad.any():
+        k = int(np.argmax(bad))
+        raise EstimatorError(
+            f"{int(bad.sum())} plots have no position covariance (the first: xx {xx[k]}, xy {xy[k]}, yy {yy[k]} m²); "
+            "it must be positive definite: give every plot its standard deviations"
+        )
 
 
 def _polar_columns(z: Measurements, cells: tuple[Array, Array]) -> list[Array]:

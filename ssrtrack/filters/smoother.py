@@ -59,6 +59,8 @@ def smooth(
         )
     if lag is not None and lag < 0:
         raise EstimatorError(f"lag is {lag}, expected a number of columns from 0, or None for the whole flight")
+    if lag is not None and lag >= measurements.time_s.shape[-1] - 1:
+        lag = None  # the same, in one pass rather than one for each column
     if chosen := batched_backend(bank, backend, dtype):
         return smooth_batched(bank, measurements, lag, chosen, dtype)
     return _stepwise(bank, measurements, lag)
