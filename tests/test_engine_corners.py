@@ -16,11 +16,12 @@ from ssrtrack.filters.estimators import make_estimator
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.motion import constant_acceleration, constant_velocity, coordinated_turn, singer
 from ssrtrack.filters.options import Options
-from ssrtrack.filters.packing import form_of, parameters_of
+from ssrtrack.filters.packing import form_of, packed_measurements, parameters_of
 from ssrtrack.filters.run import run
 from ssrtrack.filters.smoother import smooth
 from ssrtrack.kernels.kalman import scan
 from ssrtrack.kernels.kalman import smooth as smooth_packed
+from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_smooth import information_gained
 from tests.filters_fixture import cartesian
@@ -60,7 +61,7 @@ def five_models() -> Bank:
 def never_entered() -> Bank:
     """A turn that flights leave for good."""
     motions = constant_velocity(1.0), constant_velocity(50.0), coordinated_turn(0.026, 0.01, 30.0, 0.5)
-    chain = Chain(np.array([60.0, 40.0, 20.0]), np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]))
+    chain = Chain(np.array([64.0, 32.0, 20.0]), np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]))
     return Bank(motions, chain, "extended", "position", Options())
 
 
@@ -98,13 +99,28 @@ def test_unusual_banks_are_filterpys(make: Any, steps_s: list[float]) -> None:
 @pytest.mark.parametrize("backend", ["numba", "torch"])
 @pytest.mark.parametrize("gap_s", [1e4, 1e6])
 def test_a_model_that_is_never_entered_dies_out(backend: str, gap_s: float) -> None:
-    """Nobody is in it after the gap: 0/0, were its own share not kept from 0."""
+    """Nobody is in it after the gap."""
     z = one_flight([4.0, 4.0, gap_s, 4.0, 4.0])
     got, expected = run(never_entered(), z, backend=backend), run(never_entered(), z, backend="filterpy")
     assert got.mode_probability is not None
     assert (got.mode_probability[0, 3:, 2] < 1e-9).all()
     # After 11 days the predicted variance is 10¹⁵ times the plot's: of float64's digits this many are left.
     assert_close((got.mean, got.covariance), (expected.mean, expected.covariance), 1e-7, 1e-7)
+
+
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_model_that_all_flights_left(backend: str, dtype: str) -> None:
+    """Π(T) = [[1, 0], [1 − e^(−T/30), e^(−T/30)]]: in a long gap its second column is 0, and the weights in it 0/0."""
+    form = Form(("cv", "cv"), "extended", "position", False, False)
+    chain_numbers = [np.log(0.5), np.log(0.5), -1.0 / 30.0, 0.0, 0.0, -1.0, 1.0]
+    vector = np.array([1.0, 50.0, *chain_numbers, 170.0**2, np.inf, 3.0, 0.0, 0.0, 1.0])
+    z = one_flight([4.0, 4.0, 1e4, 4.0, 4.0])
+    columns, layout = packed_measurements(z, False)
+    found, _ = scan(form, vector, columns.astype(dtype), layout, ("filtered", "modes"), backend=backend)
+    assert np.isfinite(found["filtered"]).all()
+    np.testing.assert_allclose(found["modes"].sum(0), 1.0, rtol=1e-5)
+    assert (found["modes"][1, 3:] < 1e-9).all() and found["modes"][1, 1] > 0.01
 
 
 @pytest.mark.parametrize("backend", ["numba", "torch"])
