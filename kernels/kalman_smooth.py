@@ -34,7 +34,6 @@ from ssrtrack.kernels.kalman_form import Form, Parameters
 from ssrtrack.kernels.kalman_motion import KINDS, ahead, entry
 from ssrtrack.kernels.kalman_step import State, chain, choose
 
-
 # Of a smoothed variance in the predicted one. After a gap of hours rounding makes smaller ones 0 or negative, which
 # must not read as "the later plots say nothing".
 LEAST_SHARE = 1e-12
