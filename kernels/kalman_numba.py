@@ -38,16 +38,16 @@ def scan(
     final = np.empty((form.state_size, layout.tracks), dtype) if state is None else state.astype(dtype)
     arguments = (np.ascontiguousarray(columns), layout.offsets, layout.alive, vector.astype(dtype), final, out)
 
-    in_blocks(lambda begin, end: kernel(*arguments, state is None, begin, end), layout, threads)
+    in_blocks(lambda begin, end: kernel(*arguments, state is None, begin, end), layout.tracks, threads)
     parts, at = {}, 0
     for name in outputs:
         parts[name], at = out[at : at + sizes[name]], at + sizes[name]
     return parts, final
 
 
-def in_blocks(work: Callable[[int, int], None], layout: Layout, threads: int | None) -> None:
+def in_blocks(work: Callable[[int, int], None], tracks: int, threads: int | None = None) -> None:
     """work(begin, end) for blocks of tracks, on threads: the kernels let go of Python's lock."""
-    blocks = [(begin, min(begin + BLOCK, layout.tracks)) for begin in range(0, layout.tracks, BLOCK)]
+    blocks = [(begin, min(begin + BLOCK, tracks)) for begin in range(0, tracks, BLOCK)]
     threads = min(threads or cores(), len(blocks))
     if threads < 2:
         for begin, end in blocks:

@@ -25,7 +25,9 @@ def smooth(
     out = np.empty((14, layout.plots), dtype)
     arguments = (dt_s.astype(dtype), np.ascontiguousarray(filtered), layout.offsets, layout.alive, vector.astype(dtype))
     kernel = compiled(form, dtype)
-    in_blocks(lambda begin, end: kernel(*arguments, out, -1 if lag is None else lag, begin, end), layout, threads)
+    in_blocks(
+        lambda begin, end: kernel(*arguments, out, -1 if lag is None else lag, begin, end), layout.tracks, threads
+    )
     return out
 
 

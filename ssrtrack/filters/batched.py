@@ -12,8 +12,9 @@ from ssrtrack.errors import EstimatorError
 from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import Measurements
-from ssrtrack.filters.packing import form_of, moments, packed_measurements, parameters_of, unpacked_rows
+from ssrtrack.filters.packing import form_of, packed_measurements, parameters_of
 from ssrtrack.kernels.kalman import has_gpu, scan, smooth
+from ssrtrack.kernels.kalman_tables import moments, table
 
 Array = NDArray[Any]
 BACKENDS = ("auto", "filterpy", "numba", "torch", "triton")
@@ -68,10 +69,10 @@ def run_batched(bank: Bank, measurements: Measurements, backend: str, dtype: str
         backend=chosen(backend, layout.plots),
         final_state=False,
     )
-    shape = measurements.time_s.shape
-    predicted, filtered = moments(found["predicted"], layout, shape), moments(found["filtered"], layout, shape)
-    modes = unpacked_rows(found["modes"], layout, shape) if several else None
-    used = unpacked_rows(found["used"], layout, shape)[..., 0] == 1.0
+    columns_count = measurements.time_s.shape[1]
+    predicted, filtered = (moments(found[name], layout, columns_count) for name in ("predicted", "filtered"))
+    modes = table(found["modes"], layout, columns_count) if several else None
+    used = table(found["used"], layout, columns_count)[..., 0] == 1.0
     return TrackHistory(*predicted, *filtered, used, modes, perf_counter() - start)
 
 
@@ -86,7 +87,7 @@ def smooth_batched(
     columns, layout = packed_measurements(measurements, form.observation == "polar")
     backend = "numba" if several and backend == "auto" else chosen(backend, layout.plots)
     rows = smooth(form, parameters_of(bank), columns.astype(dtype), layout, backend=backend, lag=lag)
-    return moments(rows, layout, measurements.time_s.shape)
+    return moments(rows, layout, measurements.time_s.shape[1])
 
 
 def chosen(backend: str, plots: int) -> str:

@@ -13,6 +13,7 @@ from ssrtrack.filters.measurement import Measurements
 from ssrtrack.kernels.kalman_form import POLAR_COLUMNS, POSITION_COLUMNS, Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_motion import KINDS
+from ssrtrack.kernels.kalman_tables import position_columns
 
 Array = NDArray[Any]
 
@@ -53,22 +54,17 @@ def packed_measurements(z: Measurements, polar: bool) -> tuple[Array, Layout]:
             covariance that is none.
     """
     layout = Layout.of(flight_lengths(z))
-    cells = layout.cells()
-    time_s = z.time_s[cells]
-    before = z.time_s[cells[0], np.maximum(cells[1] - 1, 0)]
-    dt = time_s - before
-    if (dt < 0.0).any():
+    packed = position_columns(z.time_s, z.position_m, z.covariance_m2, z.valid, layout)
+    if (packed[0] < 0.0).any():
         raise EstimatorError(
-            f"time step of {float(dt.min())} s; plots must be in time order with finite times (sort them first)"
+            f"time step of {float(packed[0].min())} s; plots must be in time order with finite times (sort them first)"
         )
-    valid = z.valid[cells]
-    R = np.where(valid[:, None, None], z.covariance_m2[cells], 0.0)
-    position = np.where(valid[:, None], z.position_m[cells], 0.0)
-    columns = [dt, position[:, 0], position[:, 1], R[:, 0, 0], R[:, 0, 1], R[:, 1, 1]]
-    if polar:
-        columns += _polar_columns(z, cells)
-    packed = np.stack(columns) if layout.plots else np.zeros((len(columns), 0))
-    _check(packed, valid)
+    cells = layout.cells()
+    if polar and layout.plots:
+        packed = np.concatenate([packed, np.stack(_polar_columns(z, cells))])
+    elif polar:
+        packed = np.zeros((len(POSITION_COLUMNS) + len(POLAR_COLUMNS), 0))
+    _check(packed, z.valid[cells])
     return packed, layout
 
 
@@ -109,21 +105,3 @@ def _polar_columns(z: Measurements, cells: tuple[Array, Array]) -> list[Array]:
         *(turn[:, axis, c] for axis in range(3) for c in range(2)),
         *at_origin.T,
     ]
-
-
-def unpacked_rows(rows: Array, layout: Layout, shape: tuple[int, int]) -> Array:
-    """Packed rows (D, P) as a table (N, T, D); NaN in the padding."""
-    out = np.full((shape[1], shape[0], rows.shape[0]), np.nan)
-    place, column = layout.cells()
-    out[column, place] = rows.T
-    table: Array = np.swapaxes(out, 0, 1)
-    return table
-
-
-_UPPER = np.array([[0, 1, 2, 3], [1, 4, 5, 6], [2, 5, 7, 8], [3, 6, 8, 9]])
-
-
-def moments(rows: Array, layout: Layout, shape: tuple[int, int]) -> tuple[Array, Array]:
-    """Estimates packed as (14, P): mean (N, T, 4), covariance (N, T, 4, 4)."""
-    table = unpacked_rows(rows, layout, shape)
-    return table[..., :4], table[..., 4:][..., _UPPER]
