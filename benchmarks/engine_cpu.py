@@ -4,8 +4,9 @@
 
 A track-step is one predict and one update with the plot's own time step and covariance. 10,000 tracks of 100 steps;
 filterpy, which takes them one by one, gets some of them. Speeds are by the wall clock (threads share the work), the
-sides' repeats take turns. The package is timed as a user calls it, `run` or `smooth` with all they return; numpy is
-given its favourite layout and returns posterior means and covariances only. Before anything is timed, every side must
+sides' repeats take turns. The package is timed twice: its kernels (`scan`, `smooth` of `ssrtrack.kernels`) on packed
+arrays, as numpy is given its favourite layout and returns posterior means and covariances only; and as a user calls it,
+`run` or `smooth` of `ssrtrack.filters` from tables to tables, predicted moments and all. Before anything is timed, every side must
 give filterpy's posterior means on tracks from all over the batch: within 1 µm (µm/s) in float64, 1 m (m/s) in float32.
 Where filterpy cannot do what the estimator does (it mixes turn rates otherwise), the package's own filterpy path is
 what all must agree with, and filterpy's difference, 100 m RMS at most, is in the table. Writes results/engine_cpu.csv.
@@ -37,14 +38,8 @@ TRACKS, STEPS, REPEATS, Q_M2S3 = 10_000, 100, 9, 15.0
 Q_IMM_CV = (0.1, 1.0, 10.0, 50.0)
 TOLERANCE = {"float64": 1e-6, "float32": 1.0}
 IMM_RMS_M = 100.0  # the plots themselves are some 300 m off
-# Backend, precision and cores of every row of ours.
-OURS = (
-    ("numba", "float64", 1),
-    ("numba", "float64", 2),
-    ("numba", "float32", 1),
-    ("numba", "float32", 2),
-    ("torch", "float32", 2),
-)
+# Precision and cores of every row of ours.
+OURS = (("float64", 1), ("float64", 2), ("float32", 1), ("float32", 2))
 BLOCKS = (1000, 2000, 5000, 10_000)
 Array = Any
 
@@ -101,9 +96,13 @@ def sides_of(case: Case, z: Measurements, sample: Array, peers_only: bool) -> li
         out += numpy_sides(case, z)
     if not peers_only:
         call = engine_ours.smoothed if case.smooth else engine_ours.filtered
-        for backend, dtype, threads in OURS:
-            work = partial(call, case.estimator, z, backend, dtype, threads)
-            out.append(Side(f"ssrtrack {backend}", dtype, threads, len(z), work))
+        means = partial(engine_ours.means_of_packed, tracks=len(z))
+        for dtype, threads in OURS:
+            work = engine_ours.packed(case.estimator, z, dtype, threads, case.smooth)
+            out.append(Side("ssrtrack scan, numba", dtype, threads, len(z), work, means))
+        for dtype, threads in OURS:
+            work = partial(call, case.estimator, z, "numba", dtype, threads)
+            out.append(Side("ssrtrack run, numba", dtype, threads, len(z), work))
     return out
 
 

@@ -38,6 +38,30 @@ def smoothed(estimator: Any, z: Any, backend: str, dtype: str, cores: int) -> Ar
         return smooth(estimator, z, backend=backend, dtype=dtype)[0]
 
 
+def packed(estimator: Any, z: Any, dtype: str, cores: int, smooth: bool) -> Callable[[], Array]:
+    """The numba kernels on columns packed beforehand, as the peers' arrays are: posterior or smoothed rows (14, P)."""
+    from ssrtrack.filters.packing import form_of, packed_measurements, parameters_of
+    from ssrtrack.kernels.kalman import scan
+    from ssrtrack.kernels.kalman import smooth as smooth_rows
+
+    form, vector = form_of(estimator), parameters_of(estimator)
+    columns, layout = packed_measurements(z, form.observation == "polar")
+    columns = columns.astype(dtype)
+
+    def work() -> Array:
+        with on_cores(cores):
+            if smooth:
+                return smooth_rows(form, vector, columns, layout, backend="numba")
+            return scan(form, vector, columns, layout, ("filtered",), backend="numba")[0]["filtered"]
+
+    return work
+
+
+def means_of_packed(rows: Array, tracks: int) -> Array:
+    """Means (N, T, 4) of packed rows of tracks of one length."""
+    return np.moveaxis(rows[:4].reshape(4, -1, tracks), (0, 1, 2), (2, 1, 0))
+
+
 @contextmanager
 def on_cores(count: int) -> Iterator[None]:
     """Let this thread and those it starts run on so many cores only; torch keeps threads, so it is told as well."""
