@@ -5,9 +5,10 @@
 A track-step is one predict and one update with the plot's own time step and covariance. 10,000 tracks of 100 steps;
 filterpy, which takes them one by one, gets some of them. Speeds are by the wall clock (threads share the work), the
 sides' repeats take turns. The package is timed twice: its kernels (`scan`, `smooth` of `ssrtrack.kernels`) on packed
-arrays, as numpy is given its favourite layout and returns posterior means and covariances only; and as a user calls it,
-`run` or `smooth` of `ssrtrack.filters` from tables to tables, predicted moments and all. Before anything is timed, every side must
-give filterpy's posterior means on tracks from all over the batch: within 1 µm (µm/s) in float64, 1 m (m/s) in float32.
+arrays, as numpy is given its favourite layout and returns posterior means and covariances only; and as a user calls
+it, `run` or `smooth` of `ssrtrack.filters` from tables to tables, predicted moments and all. Before anything is timed,
+every side must give filterpy's posterior means on tracks from all over the batch: within 1 µm (µm/s) in float64, 1 m
+(m/s) in float32.
 Where filterpy cannot do what the estimator does (it mixes turn rates otherwise), the package's own filterpy path is
 what all must agree with, and filterpy's difference, 100 m RMS at most, is in the table. Writes results/engine_cpu.csv.
 """
