@@ -97,30 +97,28 @@ def smooth(
 
         found, _ = kalman_numba.scan(form, vector, columns, layout, ("state",), None)
         return kalman_numba_smooth.smooth(form, vector, columns[0], found["state"], layout, lag)
-    scan_on, smooth_on = _functions(form, backend)
+    if backend == "triton" and len(form.kinds) > 1:
+        raise ValueError("triton smooths banks of one model only; use numba or torch")
+    scan_on, smooth_on = _functions(backend)
 
     def work(numbers: Any, block: Any, part: Layout, start: Any) -> dict[str, Any]:
-        states = scan_on(form, numbers, block, part, ("state",), None)[0]["state"]
+        states = scan_on(form, numbers, block, part, ("state",), None, False)[0]["state"]
         return {"smoothed": smooth_on(form, numbers, block[0], states, part, lag)}
 
     kept = {"smoothed": np.empty((14, layout.plots), columns.dtype)}
-    _in_blocks(
-        work, kept, vector, columns, layout, None, 2 * form.state_size + 14, form.state_size, device, memory_bytes
-    )
+    _in_blocks(work, kept, vector, columns, layout, None, 2 * form.state_size + 14, 0, device, memory_bytes)
     return kept["smoothed"]
 
 
-def _functions(form: Form, backend: str) -> tuple[Any, Any]:
+def _functions(backend: str) -> tuple[Any, Any]:
+    """Scan and smoother on a device."""
     if backend == "torch":
         from ssrtrack.kernels import kalman_torch
 
         return kalman_torch.scan, kalman_torch.smooth
-    from ssrtrack.kernels.kalman_triton import scan as scan_on
-    from ssrtrack.kernels.kalman_triton_smooth import smooth as smooth_on
+    from ssrtrack.kernels import kalman_triton, kalman_triton_smooth
 
-    if len(form.kinds) > 1:
-        raise ValueError("triton smooths banks of one model only; use numba or torch")
-    return scan_on, smooth_on
+    return kalman_triton.scan, kalman_triton_smooth.smooth
 
 
 def _scan_on_device(
@@ -135,16 +133,11 @@ def _scan_on_device(
     memory_bytes: int | None,
     final_state: bool,
 ) -> tuple[dict[str, Array], Array | None]:
+    scan_on, _ = _functions(backend)
+
     def work(numbers: Any, block: Any, part: Layout, start: Any) -> dict[str, Any]:
-        if backend == "triton":
-            from ssrtrack.kernels import kalman_triton
-
-            found, last = kalman_triton.scan(form, numbers, block, part, outputs, start, final_state)
-        else:
-            from ssrtrack.kernels import kalman_torch
-
-            found, last = kalman_torch.scan(form, numbers, block, part, outputs, start)
-        return {**found, "final": last} if final_state else found
+        found, last = scan_on(form, numbers, block, part, outputs, start, final_state)
+        return {**found, "final": last} if final_state else dict(found)
 
     sizes = output_sizes(form)
     kept = {name: np.empty((sizes[name], layout.plots), columns.dtype) for name in outputs}

@@ -195,11 +195,27 @@ def maximum(a: Scalar, b: Scalar) -> Scalar:
     return where(a > b, a, b)
 
 
-def log_sum_exp(values: Sequence[Scalar]) -> tuple[Scalar, Vector]:
-    """log Σ exp(v) and the shares exp(v) / Σ, safe for very negative values."""
+def largest(values: Sequence[Scalar]) -> Scalar:
+    """The largest of some values."""
     top = values[0]
     for value in values[1:]:
         top = maximum(top, value)
+    return top
+
+
+def mixture(weights: Sequence[Scalar], parts: Sequence[tuple[Vector, Matrix]]) -> tuple[Vector, Matrix]:
+    """Moments of a mixture of (mean, covariance), by offsets from its first part: large coordinates cost no digits."""
+    size, reference = len(parts[0][0]), parts[0][0]
+    offsets = [[minus(x[a], reference[a]) if k else 0.0 for a in range(size)] for k, (x, _) in enumerate(parts)]
+    mean = [total([times(w, o[a]) for w, o in zip(weights, offsets, strict=True)]) for a in range(size)]
+    inner = symmetric(size, lambda a, b: total([times(w, P[a][b]) for w, (_, P) in zip(weights, parts, strict=True)]))
+    apart = [[minus(o[a], mean[a]) for a in range(size)] for o in offsets]
+    return [plus(reference[a], mean[a]) for a in range(size)], weighted_spread(weights, apart, inner)
+
+
+def log_sum_exp(values: Sequence[Scalar]) -> tuple[Scalar, Vector]:
+    """log Σ exp(v) and the shares exp(v) / Σ, safe for very negative values."""
+    top = largest(values)
     raised = [(value - top).exp() for value in values]
     whole = total(raised)
     per_whole = 1.0 / whole

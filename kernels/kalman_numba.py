@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_layout import Layout
-from ssrtrack.kernels.kalman_scan import output_sizes
+from ssrtrack.kernels.kalman_scan import parted, row_count
 from ssrtrack.kernels.kalman_simd import lanes, maker
 from ssrtrack.kernels.kalman_source import Body, first_body, module, step_body
 from ssrtrack.kernels.kalman_trace import Trace, instructions
@@ -33,16 +33,11 @@ def scan(
     """One backend of `ssrtrack.kernels.kalman.scan`, in the precision of `columns`, on `threads` cores (all)."""
     dtype = columns.dtype.name
     kernel = compiled(form, tuple(outputs), dtype)
-    sizes = output_sizes(form)
-    out = np.empty((sum(sizes[name] for name in outputs), layout.plots), dtype)
+    out = np.empty((row_count(form, outputs), layout.plots), dtype)
     final = np.empty((form.state_size, layout.tracks), dtype) if state is None else state.astype(dtype)
     arguments = (np.ascontiguousarray(columns), layout.offsets, layout.alive, vector.astype(dtype), final, out)
-
     in_blocks(lambda begin, end: kernel(*arguments, state is None, begin, end), layout.tracks, threads)
-    parts, at = {}, 0
-    for name in outputs:
-        parts[name], at = out[at : at + sizes[name]], at + sizes[name]
-    return parts, final
+    return parted(form, outputs, out), final
 
 
 def in_blocks(work: Callable[[int, int], None], tracks: int, threads: int | None = None) -> None:
@@ -74,17 +69,15 @@ def source(form: Form, outputs: tuple[str, ...], dtype: str) -> str:
     """The kernel's source: loops in Python, a track's step as a program of SIMD instructions."""
     start = first_body(form, outputs, instructions, Trace(functions(dtype)))
     step = step_body(form, outputs, instructions, Trace(functions(dtype)))
-    sizes = output_sizes(form)
-    rows = len(form.columns), form.state_size, sum(sizes[name] for name in outputs)
     return SOURCE.format(
         title=f"{form}: {', '.join(outputs)} ({maker()})",
         programs="\n".join(program(name, body) for name, body in (("FIRST", start), ("STEP", step))),
         dtype=dtype,
         width=lanes(dtype),
         block=BLOCK,
-        columns=rows[0],
-        state=rows[1],
-        out=rows[2],
+        columns=len(form.columns),
+        state=form.state_size,
+        out=row_count(form, outputs),
     )
 
 

@@ -1,6 +1,7 @@
 """One column of the scan over scalars: what goes in, what comes out. Every backend runs these two functions."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ssrtrack.kernels.kalman_algebra import Scalar, Vector, where
 from ssrtrack.kernels.kalman_form import POSITION_COLUMNS, Form, Parameters
@@ -21,6 +22,20 @@ def output_sizes(form: Form) -> dict[str, int]:
         "log_likelihood": 1,
         "state": form.state_size,
     }
+
+
+def parted(form: Form, outputs: Sequence[str], rows: Any) -> dict[str, Any]:
+    """Rows (D, …) of all outputs, one below the other, by name."""
+    sizes, parts, at = output_sizes(form), {}, 0
+    for name in outputs:
+        parts[name], at = rows[at : at + sizes[name]], at + sizes[name]
+    return parts
+
+
+def row_count(form: Form, outputs: Sequence[str]) -> int:
+    """Rows D of all outputs together."""
+    sizes = output_sizes(form)
+    return sum(sizes[name] for name in outputs)
 
 
 def first(form: Form, p: Parameters, column: Sequence[Scalar], outputs: Sequence[str]) -> tuple[Vector, Results]:

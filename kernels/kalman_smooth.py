@@ -18,6 +18,7 @@ from ssrtrack.kernels.kalman_algebra import (
     log_sum_exp,
     maximum,
     minus,
+    mixture,
     plus,
     product,
     solve_lower,
@@ -41,7 +42,7 @@ LEAST_SHARE = 1e-12
 
 @dataclass(frozen=True)
 class _Pair:
-    """Model i's state as it enters j: predicted moments x (n), P, the factor L of P, and F and Q that made them.
+    """Model i's state as it enters j: predicted moments x (n), P, the factor L of P, and the F that made them.
 
     shared (n × n_i): covariance of the entering state with model i's own.
     """
@@ -123,21 +124,11 @@ def _merged(form: Form, p: Parameters, here: State, later: State, pairs: list[li
     means, covariances, log_probability = [], [], []
     for i in range(models):
         whole, shares = log_sum_exp(weight[i])
-        mean, covariance = _mixture(shares, ends[i])
+        mean, covariance = mixture(shares, ends[i])
         means.append(mean)
         covariances.append(covariance)
         log_probability.append(whole)
     return State(means, covariances, log_probability, here.gated, here.restarted)
-
-
-def _mixture(weights: Vector, parts: list[tuple[Vector, Matrix]]) -> tuple[Vector, Matrix]:
-    """Moments of a mixture, offsets taken from its first part."""
-    size, reference = len(parts[0][0]), parts[0][0]
-    offsets = [[minus(x[a], reference[a]) if k else 0.0 for a in range(size)] for k, (x, _) in enumerate(parts)]
-    mean = [total([times(w, o[a]) for w, o in zip(weights, offsets, strict=True)]) for a in range(size)]
-    inner = symmetric(size, lambda a, b: total([times(w, P[a][b]) for w, (_, P) in zip(weights, parts, strict=True)]))
-    apart = [[minus(o[a], mean[a]) for a in range(size)] for o in offsets]
-    return [plus(reference[a], mean[a]) for a in range(size)], weighted_spread(weights, apart, inner)
 
 
 def _pair_ends(
@@ -149,7 +140,7 @@ def _pair_ends(
     Λ = max(A⁻¹ − I, 0) for the smoothed covariance A there.
     """
     _, shares = log_sum_exp(log_prior)
-    centre, spread = _mixture(shares, [(pair.x, pair.P) for pair in pairs])
+    centre, spread = mixture(shares, [(pair.x, pair.P) for pair in pairs])
     root = cholesky(spread)
     n = len(centre)
     half = transposed([solve_lower(root, row) for row in smoothed_P])

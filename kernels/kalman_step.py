@@ -19,9 +19,11 @@ from ssrtrack.kernels.kalman_algebra import (
     Vector,
     identity,
     is_number,
+    largest,
     log_sum_exp,
     maximum,
     minus,
+    mixture,
     plus,
     symmetric,
     times,
@@ -33,7 +35,7 @@ from ssrtrack.kernels.kalman_algebra import (
 from ssrtrack.kernels.kalman_form import Form, Parameters
 from ssrtrack.kernels.kalman_motion import KINDS, ahead, entry, sigma_points
 
-STAY_FLOOR = 1e-10
+STAY_FLOOR = 1e-10  # least probability of staying: a model never entered dies out in a long gap, and 0/0 would mix it
 SHRINK = 2.0**-32  # of an innovation's covariance: its determinant must not exceed float32 after a gap of hours
 LOG_FLOOR = -60.0  # a model less likely than e⁻⁶⁰ takes part in the mixing as if it were that likely
 
@@ -98,16 +100,13 @@ def chain(p: Parameters, dt: Scalar) -> Matrix:
     for i in range(models):
         for j in range(models):
             share = total([times(p.chain_share[k][i][j], e) for k, e in enumerate(raised)])
-            # A model that is never entered dies out in a long gap; its floor keeps 0/0 from its mixing.
             rows[i][j] = maximum(plus(rows[i][j], share), STAY_FLOOR if i == j else 0.0)
     return rows
 
 
 def _mixed(form: Form, p: Parameters, state: State, dt: Scalar) -> State:
     rows, models = chain(p, dt), len(form.kinds)
-    top = state.log_probability[0]
-    for value in state.log_probability[1:]:
-        top = maximum(top, value)
+    top = largest(state.log_probability)
     share = [maximum(value - top, LOG_FLOOR).exp() for value in state.log_probability]
     moving = dt > 0.0
     references = [state.mean[0][a] for a in range(4)]
@@ -245,7 +244,7 @@ def _observed(form: Form, x: Vector, P: Matrix, plot: Plot) -> _Seen:
 
 
 def _polar(form: Form, x: Vector, P: Matrix, plot: Plot) -> _Seen:
-    """Slant range and azimuth at the plot's radar; the columns are those of `ssrtrack.filters.packing`."""
+    """Slant range and azimuth at the plot's radar; the columns are `kalman_form.POLAR_COLUMNS`."""
     assert plot.polar is not None  # given with every polar form
     slant, sin, cos, range_variance, azimuth_variance, height_variance, *rest = plot.polar
     turn, place = [rest[0:2], rest[2:4], rest[4:6]], rest[6:9]
@@ -329,15 +328,8 @@ def estimate(form: Form, state: State) -> Moments:
     """Mean and covariance of x, y, vx, vy over all models."""
     if len(form.kinds) == 1:
         return state.mean[0][:4], _corner(state.covariance[0])
-    weights = [value.exp() for value in state.log_probability]
-    reference = state.mean[0]
-    offsets = [[minus(m[a], reference[a]) if i else 0.0 for a in range(4)] for i, m in enumerate(state.mean)]
-    mean = [total([times(w, o[a]) for w, o in zip(weights, offsets, strict=True)]) for a in range(4)]
-    apart = [[minus(o[a], mean[a]) for a in range(4)] for o in offsets]
-    inner = symmetric(
-        4, lambda a, b: total([times(w, P[a][b]) for w, P in zip(weights, state.covariance, strict=True)])
-    )
-    return [plus(reference[a], mean[a]) for a in range(4)], weighted_spread(weights, apart, inner)
+    parts = [(x[:4], _corner(P)) for x, P in zip(state.mean, state.covariance, strict=True)]
+    return mixture([value.exp() for value in state.log_probability], parts)
 
 
 def packed(form: Form, state: State) -> Vector:

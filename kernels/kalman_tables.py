@@ -19,7 +19,7 @@ UPPER = np.array([[0, 1, 2, 3], [1, 4, 5, 6], [2, 5, 7, 8], [3, 6, 8, 9]])
 def position_columns(time_s: Array, position_m: Array, covariance_m2: Array, valid: Array, layout: Layout) -> Array:
     """Columns dt, x, y, xx, xy, yy (6, P) of tables (N, T), (N, T, 2), (N, T, 2, 2), (N, T); zeros for a miss."""
     out = np.empty((6, layout.plots))
-    tables = (*(np.ascontiguousarray(a, np.float64) for a in (time_s, position_m, covariance_m2)),)
+    tables = [np.ascontiguousarray(a, np.float64) for a in (time_s, position_m, covariance_m2)]
     given = (*tables, np.ascontiguousarray(valid), layout.offsets, layout.alive, layout.order, out)
     kernel: Any = _gather
     in_blocks(lambda begin, end: kernel(*given, begin, end), layout.tracks)
@@ -51,8 +51,8 @@ def _gather(
     alive: Any,
     order: Any,
     out: Any,
-    begin: int,
-    end: int,
+    begin: Any,
+    end: Any,
 ) -> None:
     for k in range(alive.size):
         for place in range(begin, min(end, alive[k])):

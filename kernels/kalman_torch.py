@@ -15,8 +15,14 @@ Tensor = Any
 
 
 def scan(
-    form: Form, vector: Tensor, columns: Tensor, layout: Layout, outputs: Sequence[str], state: Tensor | None
-) -> tuple[dict[str, Tensor], Tensor]:
+    form: Form,
+    vector: Tensor,
+    columns: Tensor,
+    layout: Layout,
+    outputs: Sequence[str],
+    state: Tensor | None,
+    final_state: bool = True,
+) -> tuple[dict[str, Tensor], Tensor | None]:
     """One backend of `ssrtrack.kernels.kalman.scan`; gradients reach `vector`, `columns` and `state`."""
     p = parameters(form, list(vector))
     parts: dict[str, list[Tensor]] = {name: [] for name in outputs}
@@ -34,8 +40,10 @@ def scan(
         now = stacked(values, column)
         for name in outputs:
             parts[name].append(stacked(results[name], column))
-    final = columns.new_zeros((form.state_size, 0)) if now is None else torch.cat([now, *reversed(ended)], 1)
-    return {name: torch.cat(found, 1) for name, found in parts.items()}, final
+    found = {name: torch.cat(columns_, 1) for name, columns_ in parts.items()}
+    if not final_state:
+        return found, None
+    return found, columns.new_zeros((form.state_size, 0)) if now is None else torch.cat([now, *reversed(ended)], 1)
 
 
 def stacked(values: Sequence[Any], like: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import triton
 
 from ssrtrack.kernels.kalman_form import Form
 from ssrtrack.kernels.kalman_layout import Layout
-from ssrtrack.kernels.kalman_scan import output_sizes
+from ssrtrack.kernels.kalman_scan import parted, row_count
 from ssrtrack.kernels.kalman_source import Body, Constants, first_body, module, step_body, used
 from ssrtrack.kernels.kalman_trace import Trace, statements
 from ssrtrack.kernels.kalman_vector import functions
@@ -35,18 +35,14 @@ def scan(
 
     Without the final state the kernel is smaller, and compiles several times faster for many models.
     """
-    sizes = output_sizes(form)
-    out = columns.new_empty((sum(sizes[name] for name in outputs), layout.plots))
+    out = columns.new_empty((row_count(form, outputs), layout.plots))
     final = None
     if state is not None:
         final = state.to(columns).clone()
     elif final_state:
         final = columns.new_empty((form.state_size, layout.tracks))
     launch(form, vector, columns, device_layout(layout, columns.device), outputs, final, out, fresh=state is None)
-    parts, at = {}, 0
-    for name in outputs:
-        parts[name], at = out[at : at + sizes[name]], at + sizes[name]
-    return parts, final
+    return parted(form, outputs, out), final
 
 
 def device_layout(layout: Layout, device: Any) -> tuple[Tensor, Tensor, int]:

@@ -100,6 +100,15 @@ def test_import_loads_neither_torch_nor_triton() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_filters_load_no_compiler_before_they_run() -> None:
+    heavy = ["torch", "triton", "numba", "llvmlite", "filterpy"]
+    code = (
+        f"import ssrtrack.filters.run, ssrtrack.filters.smoother, sys; print([m for m in {heavy} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_files_stay_short() -> None:
     long = {str(p.relative_to(ROOT)): n for p in modules() if (n := len(p.read_text().splitlines())) > 400}
     assert not long, f"over 400 lines: {long}"

@@ -3,6 +3,7 @@
 The same estimators as `ssrtrack.filters.bank` with filterpy, to rounding; `ssrtrack.kernels` has the formulas.
 """
 
+import os
 from time import perf_counter
 from typing import Any
 
@@ -14,7 +15,6 @@ from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.packing import form_of, packed_measurements, parameters_of
 from ssrtrack.kernels.kalman import has_gpu, scan, smooth
-from ssrtrack.kernels.kalman_tables import moments, table
 
 Array = NDArray[Any]
 BACKENDS = ("auto", "filterpy", "numba", "torch", "triton")
@@ -55,6 +55,8 @@ def why_not(estimator: Any) -> str | None:
 
 def run_batched(bank: Bank, measurements: Measurements, backend: str, dtype: str) -> TrackHistory:
     """`ssrtrack.filters.run.run` for a bank, on one of the batched backends or "auto"."""
+    from ssrtrack.kernels.kalman_tables import moments, table
+
     start = perf_counter()
     form = form_of(bank)
     columns, layout = packed_measurements(measurements, form.observation == "polar")
@@ -69,10 +71,10 @@ def run_batched(bank: Bank, measurements: Measurements, backend: str, dtype: str
         backend=chosen(backend, layout.plots),
         final_state=False,
     )
-    columns_count = measurements.time_s.shape[1]
-    predicted, filtered = (moments(found[name], layout, columns_count) for name in ("predicted", "filtered"))
-    modes = table(found["modes"], layout, columns_count) if several else None
-    used = table(found["used"], layout, columns_count)[..., 0] == 1.0
+    steps = measurements.time_s.shape[1]
+    predicted, filtered = (moments(found[name], layout, steps) for name in ("predicted", "filtered"))
+    modes = table(found["modes"], layout, steps) if several else None
+    used = table(found["used"], layout, steps)[..., 0] == 1.0
     return TrackHistory(*predicted, *filtered, used, modes, perf_counter() - start)
 
 
@@ -80,6 +82,8 @@ def smooth_batched(
     bank: Bank, measurements: Measurements, lag: int | None, backend: str, dtype: str
 ) -> tuple[Array, Array]:
     """`ssrtrack.filters.smoother.smooth` for a bank, on one of the batched backends or "auto"."""
+    from ssrtrack.kernels.kalman_tables import moments
+
     form = form_of(bank)
     several = len(bank.motions) > 1
     if several and backend == "triton":
@@ -107,6 +111,4 @@ def chosen(backend: str, plots: int) -> str:
 
 
 def _interpreting() -> bool:
-    import os
-
     return os.environ.get("TRITON_INTERPRET") == "1"

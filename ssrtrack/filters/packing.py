@@ -1,4 +1,4 @@
-"""Banks and measurements as the kernels take them: a form, a parameter vector, packed columns; and results back."""
+"""Banks and measurements as the kernels take them: a form, a parameter vector, packed columns."""
 
 from typing import Any
 
@@ -13,7 +13,6 @@ from ssrtrack.filters.measurement import Measurements
 from ssrtrack.kernels.kalman_form import POLAR_COLUMNS, POSITION_COLUMNS, Form
 from ssrtrack.kernels.kalman_layout import Layout
 from ssrtrack.kernels.kalman_motion import KINDS
-from ssrtrack.kernels.kalman_tables import position_columns
 
 Array = NDArray[Any]
 
@@ -53,6 +52,9 @@ def packed_measurements(z: Measurements, polar: bool) -> tuple[Array, Layout]:
         EstimatorError: as `flight_lengths`, times run backwards, or a plot has numbers that are not finite or a
             covariance that is none.
     """
+    # numba takes half a second to load: not before there is work for it.
+    from ssrtrack.kernels.kalman_tables import position_columns
+
     layout = Layout.of(flight_lengths(z))
     packed = position_columns(z.time_s, z.position_m, z.covariance_m2, z.valid, layout)
     if (packed[0] < 0.0).any():
