@@ -11,6 +11,17 @@ from typing import Annotated
 
 import typer
 
+from ssrtrack.cli.options import (
+    Backend,
+    Gap,
+    Identity,
+    Seed,
+    SigmaAzimuth,
+    SigmaRange,
+    Warmup,
+    azimuth_sigma_rad,
+)
+
 LINE_EVERY_S = 60.0  # in a journal or file, where no bar can be drawn
 TERMINATED = 128 + signal.SIGTERM  # exit code, as shells have it
 
@@ -57,24 +68,19 @@ def batch(
     max_plots: Annotated[
         int, typer.Option(help="A longer log is cut by time into tasks of about so many plots.", min=1)
     ] = 2_000_000,
-    identity: Annotated[str, typer.Option(help="Plots to flights by: truth, address, or auto.")] = "auto",
-    warmup: Annotated[int, typer.Option(help="Plots at each flight's start that are not scored.", min=1)] = 8,
-    sigma_range: Annotated[float | None, typer.Option(help="Range sigma in m, for plots that state none.")] = None,
-    sigma_azimuth: Annotated[
-        float | None, typer.Option(help="Azimuth sigma in degrees, for plots that state none.")
-    ] = None,
-    gap: Annotated[float, typer.Option(help="Silence in s after which a new flight begins.", min=1.0)] = 60.0,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.", min=0)] = 1,
-    backend: Annotated[
-        str, typer.Option(help="What computes the trackers: auto, numba, torch, triton or filterpy.")
-    ] = "auto",
+    identity: Identity = "auto",
+    warmup: Warmup = 8,
+    sigma_range: SigmaRange = None,
+    sigma_azimuth: SigmaAzimuth = None,
+    gap: Gap = 60.0,
+    seed: Seed = 1,
+    backend: Backend = "auto",
 ) -> None:
     """Evaluate many logs: one result per log, overall scores, report.html and summary.json.
 
     Exit code 1 says that some logs failed; the others' results stand. After Ctrl-C or a crash go on with --resume.
     """
     import os
-    from math import inf, radians
 
     from ssrtrack import __version__
     from ssrtrack.cli.common import command_line, now_utc, progress_bar
@@ -87,9 +93,7 @@ def batch(
         raise typer.BadParameter(
             "--timeout kills worker processes of this machine; a cluster's, or this one, it cannot"
         )
-    for name, sigma in (("--sigma-range", sigma_range), ("--sigma-azimuth", sigma_azimuth)):
-        if sigma is not None and not 0.0 < sigma < inf:
-            raise typer.BadParameter(f"{name} is {sigma:g}, expected a number above 0")
+    sigma_azimuth_rad = azimuth_sigma_rad(sigma_range, sigma_azimuth)
     # This process waits for its workers. Where these or others keep the cores busy, OpenBLAS's threads wait for each
     # other by spinning: the intervals over 100,000 flights took 20 to 90 s with two threads, 1.6 s with one.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -117,7 +121,7 @@ def batch(
                 identity=identity,
                 warmup_plots=warmup,
                 sigma_range_m=sigma_range,
-                sigma_azimuth_rad=None if sigma_azimuth is None else radians(sigma_azimuth),
+                sigma_azimuth_rad=sigma_azimuth_rad,
                 gap_s=gap,
                 backend=backend,
             )

@@ -5,6 +5,17 @@ from typing import Annotated
 
 import typer
 
+from ssrtrack.cli.options import (
+    Backend,
+    Gap,
+    Identity,
+    Seed,
+    SigmaAzimuth,
+    SigmaRange,
+    Warmup,
+    azimuth_sigma_rad,
+)
+
 
 def evaluate(
     logs: Annotated[list[Path], typer.Argument(metavar="LOG", help="HDF5 logs.", show_default=False)],
@@ -18,23 +29,18 @@ def evaluate(
         ),
     ] = ["kf", "ekf", "imm"],  # noqa: B006 (typer reads the default, nobody changes it)
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")] = Path("report"),
-    identity: Annotated[str, typer.Option(help="Plots to flights by: truth, address, or auto.")] = "auto",
-    warmup: Annotated[int, typer.Option(help="Plots at each flight's start that are not scored.", min=1)] = 8,
-    sigma_range: Annotated[float | None, typer.Option(help="Range sigma in m, for plots that state none.")] = None,
-    sigma_azimuth: Annotated[
-        float | None, typer.Option(help="Azimuth sigma in degrees, for plots that state none.")
-    ] = None,
-    gap: Annotated[float, typer.Option(help="Silence in s after which a new flight begins.", min=1.0)] = 60.0,
-    backend: Annotated[
-        str, typer.Option(help="What computes the trackers: auto, numba, torch, triton or filterpy (the reference).")
-    ] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap intervals.", min=0)] = 1,
+    identity: Identity = "auto",
+    warmup: Warmup = 8,
+    sigma_range: SigmaRange = None,
+    sigma_azimuth: SigmaAzimuth = None,
+    gap: Gap = 60.0,
+    backend: Backend = "auto",
+    seed: Seed = 1,
     save_tracks: Annotated[bool, typer.Option("--save-tracks", help="Also write tracks.h5 into the folder.")] = False,
 ) -> None:
     """Track with the chosen estimators, score accuracy and calibration, write report.html and scores.json."""
     import sys
     from contextlib import ExitStack
-    from math import inf, radians
 
     from rich.console import Console
 
@@ -43,9 +49,7 @@ def evaluate(
 
     if save_tracks and len(logs) > 1:
         raise typer.BadParameter("--save-tracks takes one log: track numbers of several would clash")
-    for name, sigma in (("--sigma-range", sigma_range), ("--sigma-azimuth", sigma_azimuth)):
-        if sigma is not None and not 0.0 < sigma < inf:
-            raise typer.BadParameter(f"{name} is {sigma:g}, expected a number above 0")
+    sigma_azimuth_rad = azimuth_sigma_rad(sigma_range, sigma_azimuth)
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file, expected a folder for the report")
     check_folder(output)
@@ -75,7 +79,7 @@ def evaluate(
             identity=identity,
             warmup_plots=warmup,
             sigma_range_m=sigma_range,
-            sigma_azimuth_rad=None if sigma_azimuth is None else radians(sigma_azimuth),
+            sigma_azimuth_rad=sigma_azimuth_rad,
             gap_s=gap,
             backend=backend,
             seed=seed,
