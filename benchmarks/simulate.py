@@ -21,7 +21,8 @@ from setting import RESULTS, setting, write_csv
 from ssrtrack.data import Plots, Truth
 from ssrtrack.geodesy import ecef_to_enu, enu_rotation, geodetic_to_ecef
 from ssrtrack.simulators.scenario import list_scenarios, load_scenario, simulate
-from ssrtrack.simulators.schema import FalsePlots, Noise, Outliers, Quantisation, Scenario
+from ssrtrack.simulators.schema import Scenario
+from ssrtrack.simulators.schema_radar import FalsePlots, Noise, Outliers, Quantisation
 from ssrtrack.units import DEG_RAD
 
 TOLERANCE_M = 0.01

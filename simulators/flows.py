@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.simulators.legs import Floats, Legs, Start
-from ssrtrack.simulators.schema import Flow
+from ssrtrack.simulators.schema_traffic import Flow
 from ssrtrack.units import DEG_RAD, FL_M, FPM_MPS, G_MPS2, KT_MPS, NM_M
 
 MIN_STRAIGHT_S = 10.0

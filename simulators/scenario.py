@@ -13,8 +13,10 @@ import numpy as np
 from ssrtrack.data import Plots, Radar, Truth
 from ssrtrack.errors import ScenarioError
 from ssrtrack.geodesy import ecef_to_geodetic
+from ssrtrack.simulators.blocks import parse_block
 from ssrtrack.simulators.legs import Floats
-from ssrtrack.simulators.schema import RadarSpec, Scenario, parse_block
+from ssrtrack.simulators.schema import Scenario
+from ssrtrack.simulators.schema_radar import RadarSpec
 from ssrtrack.simulators.ssr import draws, false_plots, observe, plots_table, to_enu
 from ssrtrack.simulators.timing import crossings, north_times
 from ssrtrack.simulators.traffic import (

@@ -8,7 +8,7 @@ import numpy as np
 from ssrtrack.data import FALSE_PLOT, Plots
 from ssrtrack.geodesy import A_M, enu_rotation, geodetic_to_ecef
 from ssrtrack.simulators.legs import Floats, Ints
-from ssrtrack.simulators.schema import Coverage, Quantisation, RadarSpec
+from ssrtrack.simulators.schema_radar import Coverage, Quantisation, RadarSpec
 from ssrtrack.simulators.timing import TWO_PI, Crossings, beam_time
 from ssrtrack.simulators.traffic import Fleet
 from ssrtrack.simulators.trajectory import Paths

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from ssrtrack.errors import ScenarioError
 from ssrtrack.simulators.flows import random_flights
 from ssrtrack.simulators.legs import Ints, Legs, Limits, Start
-from ssrtrack.simulators.schema import Aircraft, Scenario
+from ssrtrack.simulators.schema import Scenario
+from ssrtrack.simulators.schema_traffic import Aircraft
 from ssrtrack.simulators.trajectory import Paths, fly
 from ssrtrack.units import DEG_RAD, FL_M, FPM_MPS, KT_MPS
 

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from ssrtrack.data import Plots, Truth
 from ssrtrack.errors import ScenarioError
-from ssrtrack.simulators import schema
+from ssrtrack.simulators import blocks
+from ssrtrack.simulators.blocks import allowed, keys_of
 from ssrtrack.simulators.scenario import list_scenarios, load_scenario, parse_scenario, radars, simulate
-from ssrtrack.simulators.schema import RadarSpec, Scenario, allowed, keys_of
+from ssrtrack.simulators.schema import Scenario
+from ssrtrack.simulators.schema_radar import RadarSpec
 from ssrtrack.units import NM_M
 
 DOC = Path(__file__).parent.parent / "docs" / "scenario.md"
@@ -333,11 +335,11 @@ def test_wrong_arguments_are_refused_at_once(seed, chunk_s, message):
         simulate(load_scenario("demo"), seed, chunk_s=chunk_s)
 
 
-def doc_row(name: str, rule: schema.Key, default: object) -> str:
+def doc_row(name: str, rule: blocks.Key, default: object) -> str:
     """How docs/scenario.md says a key."""
     if rule.kind in ("block", "blocks"):
-        default = "required" if default is schema.REQUIRED else "see below" if rule.kind == "block" else "none"
-    elif default is schema.REQUIRED:
+        default = "required" if default is blocks.REQUIRED else "see below" if rule.kind == "block" else "none"
+    elif default is blocks.REQUIRED:
         default = "required"
     else:
         default = {"nan": "none", "inf": "none", "-1": "none"}.get(str(default), f"`{default}`".replace("'", ""))

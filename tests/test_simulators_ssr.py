@@ -7,7 +7,7 @@ from scipy import stats
 from ssrtrack.data import FALSE_PLOT, Plots
 from ssrtrack.simulators.legs import Floats
 from ssrtrack.simulators.scenario import parse_scenario, radars, simulate
-from ssrtrack.simulators.schema import Coverage
+from ssrtrack.simulators.schema_radar import Coverage
 from ssrtrack.simulators.ssr import (
     AZIMUTH_LSB_RAD,
     BDS_LSB,
