@@ -299,7 +299,7 @@ def test_progress_reaches_the_end(log: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("ssrtrack.scoring.sigma.SAMPLE", 5000)
+    monkeypatch.setattr("ssrtrack.tracking.sigma.SAMPLE", 5000)
     rng = np.random.default_rng(1)
     position, velocity = paths(150, 60, rng)
     plots, truth = plots_table(position, rng), truth_table(position, velocity)

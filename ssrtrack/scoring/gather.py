@@ -18,11 +18,12 @@ from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.scoring.examples import kept
 from ssrtrack.scoring.gathered import Gathered
 from ssrtrack.scoring.output import TracksInOrder, TracksWriter, tracks_of
+from ssrtrack.scoring.radars import radar_rows
 from ssrtrack.scoring.scene import Setting, add_scores, make_scene
-from ssrtrack.scoring.sigma import Sigmas, choose_sigmas, tells_types_apart
 from ssrtrack.scoring.tally import Tally
 from ssrtrack.tracking.flights import COLUMNS, IDENTITIES, Cutting, FlightBatch, flights
 from ssrtrack.tracking.pieces import Piece, plots_of_piece
+from ssrtrack.tracking.sigma import Sigmas, choose_sigmas, tells_types_apart
 from ssrtrack.tracking.truth import MAX_SPACING_S, TruthWindow
 from ssrtrack.units import FT_M, NM_M
 
@@ -132,7 +133,7 @@ def gather(
         show(log, steps * done, steps * reader.plot_count)
     if writer is not None:
         writer.flush(np.inf)
-    into.radars += sigmas.radars(reader.radars, counted.seen)
+    into.radars += radar_rows(sigmas, reader.radars, counted.seen)
     notes = _notes(reader, cutting, into, sigmas)
     into.notes += [note for note in notes if note not in into.notes]
     return into.flights - before

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import Plots, Radar
 from ssrtrack.io.hdf5 import LogReader
-from ssrtrack.scoring.noise import FLOOR_AZIMUTH_RAD, FLOOR_RANGE_M, MeasuredNoise, measure_noise
-from ssrtrack.scoring.result import RadarNoise
 from ssrtrack.tracking.flights import COLUMNS, Cutting, flights
+from ssrtrack.tracking.noise import FLOOR_AZIMUTH_RAD, FLOOR_RANGE_M, MeasuredNoise, measure_noise
 
 Array = NDArray[Any]
 
@@ -32,30 +31,8 @@ class Sigmas:
 
     def longest_period_s(self, radars: Radar) -> float:
         """The slowest radar's rotation period, stated or measured; inf if none is known."""
-        periods = [_first(p, m.period_s) for p, m in zip(radars.rotation_period_s, self.measured, strict=True)]
+        periods = [first_known(p, m.period_s) for p, m in zip(radars.rotation_period_s, self.measured, strict=True)]
         return max((p for p in periods if p is not None), default=np.inf)
-
-    def radars(self, radars: Radar, plots: Array) -> list[RadarNoise]:
-        """Rows for the report of radars with plots, given their number (radars,)."""
-        return [self._row(radars, k, int(plots[k])) for k in range(len(radars)) if plots[k]]
-
-    def _row(self, radars: Radar, k: int, plots: int) -> RadarNoise:
-        noise = self.measured[k]
-        stated_range = _first(noise.stated_range_m, radars.sigma_range_m[k])
-        stated_azimuth = _first(noise.stated_azimuth_rad, radars.sigma_azimuth_rad[k])
-        return RadarNoise(
-            name=radars.name[k].decode("ascii", "replace"),
-            plots=plots,
-            stated_range_m=stated_range,
-            stated_azimuth_deg=_degrees(stated_azimuth),
-            measured_range_m=noise.sigma_range_m,
-            measured_azimuth_deg=_degrees(noise.sigma_azimuth_rad),
-            used_range_m=_first(noise.stated_range_m, self.range_m[k]) or np.nan,
-            used_azimuth_deg=_degrees(_first(noise.stated_azimuth_rad, self.azimuth_rad[k])) or np.nan,
-            range_p99_m=noise.range_p99_m,
-            azimuth_p99_deg=_degrees(noise.azimuth_p99_rad),
-            rotation_period_s=_first(radars.rotation_period_s[k], noise.period_s),
-        )
 
 
 def choose_sigmas(
@@ -126,9 +103,6 @@ def _chosen(given: float | None, stated: Array, measured: list[float | None], fl
     return np.where(known, stated, found), ~known
 
 
-def _first(*values: float | None) -> float | None:
+def first_known(*values: float | None) -> float | None:
+    """The first finite value."""
     return next((float(v) for v in values if v is not None and np.isfinite(v)), None)
-
-
-def _degrees(value_rad: float | None) -> float | None:
-    return None if value_rad is None else float(np.degrees(value_rad))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ssrtrack.data import Plots
-from ssrtrack.scoring.noise import MIN_WINDOWS, measure_noise, robust_sigma
 from ssrtrack.tracking.flights import Cutting, flights
+from ssrtrack.tracking.noise import MIN_WINDOWS, measure_noise, robust_sigma
 from tests.scoring_fixture import PERIOD_S, SIGMA_AZIMUTH_RAD, SIGMA_RANGE_M, paths, plots_table
 
 RULE = Cutting(per_radar=True)
