@@ -1,0 +1,1 @@
+"""Learned estimators, and how trackers are loaded by name, file or folder."""
