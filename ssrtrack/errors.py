@@ -31,3 +31,11 @@ class ScoringError(SsrtrackError):
 
 class BatchError(SsrtrackError):
     """A run over many logs cannot start or go on: no logs, a folder that holds results, no scheduler."""
+
+
+class TrainingError(SsrtrackError):
+    """A training cannot start or go on: nothing to train on, a folder that holds a run, no such device, divergence."""
+
+
+class CheckpointError(SsrtrackError):
+    """Saved weights or a saved training are damaged, foreign, of another version, or do not fit."""
