@@ -1,0 +1,1 @@
+"""Training of trackers: endless simulated flights or logs, the loop, exact resume."""

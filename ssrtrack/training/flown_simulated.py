@@ -1,0 +1,161 @@
+"""Endless windows of simulated flights: batch k is a function of the scenario, the seed and k alone.
+
+The flights come from the simulator itself, not from a copy of it on the training device: whatever a scenario may say
+is then trained on exactly, and one core makes more plots in a second than a training step can use (see
+benchmarks/train_koss_cpu.py for both figures). Processes beside the training one simulate ahead.
+
+A batch is shared out over slots. Each slot follows its own sequence of blocks, a block being the whole scenario under
+a seed of its own, cut into windows and shuffled; it serves the next batches with as many windows as it holds. Which
+process works on which slots does not change a batch, so neither a restart nor another number of processes does.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+
+import numpy as np
+
+from ssrtrack.errors import ScenarioError
+from ssrtrack.simulators.scenario import radars, simulate
+from ssrtrack.simulators.schema import Scenario
+from ssrtrack.training.flown_windows import MIN_PLOTS, Windows, windows_of
+
+# What a random stream is for: the first word of its spawn key. None is a key that the simulator derives from a seed.
+TRAINING, VALIDATION, SHUFFLE = 101, 102, 103
+BLOCK_PLOTS = 150_000  # a longer scenario is cut, so that a block stays some hundred megabytes at most
+SLOT_ROWS, MOST_SLOTS = 32, 8
+
+
+@dataclass(frozen=True)
+class Endless:
+    """What to simulate: windows of `length` plots, `batch` of them at a time, all from `seed`."""
+
+    scenario: Scenario
+    seed: int
+    batch: int
+    length: int
+
+    @property
+    def slots(self) -> int:
+        """Into how many parts a batch is split: as many as divide it, of about 32 windows, 2 to 8 of them."""
+        wanted = int(np.clip(self.batch // SLOT_ROWS, 2, MOST_SLOTS))
+        return max((n for n in range(1, wanted + 1) if self.batch % n == 0), default=1)
+
+
+def block(plan: Endless, purpose: int, slot: int, number: int) -> Windows:
+    """The shuffled windows of one block.
+
+    Raises:
+        ScenarioError: the scenario gives no flight of MIN_PLOTS plots.
+    """
+    scenario = _short_enough(plan.scenario)
+    seed = block_seed(plan.seed, purpose, slot, number)
+    plots, truth = zip(*simulate(scenario, seed), strict=True)
+    found = windows_of(plots, truth, radars(scenario), plan.length)
+    if found is None:
+        raise ScenarioError(
+            f"{scenario.name or 'the scenario'}: no flight has {MIN_PLOTS} plots in {scenario.duration_s:g} s, so "
+            "there is nothing to train on; give more traffic, a longer duration or a greater coverage"
+        )
+    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(SHUFFLE,))))
+    return found.take(order.permutation(len(found)))
+
+
+def block_seed(seed: int, purpose: int, slot: int, number: int) -> int:
+    """The simulator's seed for a block: 63 bits, so that two blocks hardly ever share one."""
+    words = np.random.SeedSequence(seed, spawn_key=(purpose, slot, number)).generate_state(1, np.uint64)
+    return int(words[0] >> 1)
+
+
+def _short_enough(scenario: Scenario) -> Scenario:
+    """The scenario, cut in time where a block of all of it would hold too many plots."""
+    aircraft = sum(flow.number for flow in scenario.traffic) + len(scenario.aircraft)
+    rate = aircraft * sum(1.0 / radar.rotation_period_s for radar in scenario.radar)
+    return replace(scenario, duration_s=min(scenario.duration_s, max(600.0, BLOCK_PLOTS / rate)))
+
+
+class SimulatedFlights:
+    """The slots of one process: `windows(k)` is its part of batch k. Use it in a `with` of `simulated_flights`."""
+
+    def __init__(self, plan: Endless, rank: int, world: int, pool: ProcessPoolExecutor | None) -> None:
+        if plan.slots % world:
+            raise ScenarioError(
+                f"a batch of {plan.batch} windows is made in {plan.slots} parts, which {world} processes cannot share "
+                f"evenly; give a batch of {SLOT_ROWS * world} windows or a multiple of it, and 2, 4 or 8 processes"
+            )
+        share = plan.slots // world
+        self._plan, self._pool = plan, pool
+        self._slots = range(rank * share, (rank + 1) * share)
+        self._rows = plan.batch // plan.slots
+        self._blocks: dict[tuple[int, int], Future[Windows]] = {}
+        # Every slot goes over to its next block at the same batch: after as many as the first block of all can serve.
+        self._serves = max(1, len(self._block(0, 0)) // self._rows)
+
+    def windows(self, k: int) -> Windows:
+        """This process's windows of batch k."""
+        number, turn = divmod(k, self._serves)
+        self._blocks = {key: value for key, value in self._blocks.items() if key[1] >= number}
+        parts = []
+        for slot in self._slots:
+            whole = self._block(slot, number)
+            # A block with fewer windows than the first one begins again.
+            parts.append(whole.take((turn * self._rows + np.arange(self._rows)) % len(whole)))
+        if self._pool is not None:
+            for slot in self._slots:
+                self._submit(slot, number + 1)
+        return Windows.concat(parts)
+
+    def _block(self, slot: int, number: int) -> Windows:
+        return self._submit(slot, number).result()
+
+    def _submit(self, slot: int, number: int) -> "Future[Windows]":
+        key = slot, number
+        if key not in self._blocks:
+            if self._pool is not None:
+                self._blocks[key] = self._pool.submit(block, self._plan, TRAINING, slot, number)
+            else:
+                self._blocks[key] = Future()
+                self._blocks[key].set_result(block(self._plan, TRAINING, slot, number))
+        return self._blocks[key]
+
+
+@contextmanager
+def simulated_flights(plan: Endless, rank: int = 0, world: int = 1, workers: int = 1) -> Iterator[SimulatedFlights]:
+    """Part `rank` of `world` of the endless batches, simulated ahead by `workers` processes (0: none, in place).
+
+    Raises:
+        ScenarioError: the batch cannot be shared out, or the scenario gives no flights.
+    """
+    if workers < 1:
+        yield SimulatedFlights(plan, rank, world, None)
+        return
+    # Spawned, since a fork would copy the threads' locks of a process that computes.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),))
+    try:
+        yield SimulatedFlights(plan, rank, world, pool)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this worker when its parent is killed: nothing else would tell it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def held_out_flights(plan: Endless, flights: int) -> Windows:
+    """About `flights` windows of flights that no training block shares, from their own seeds."""
+    parts: list[Windows] = []
+    while sum(map(len, parts)) < flights:
+        parts.append(block(plan, VALIDATION, 0, len(parts)))
+    return Windows.concat(parts).take(slice(0, flights))
