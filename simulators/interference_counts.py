@@ -1,0 +1,37 @@
+"""How many plots of a kind come at each meeting, and their random numbers."""
+
+import numpy as np
+
+from ssrtrack.simulators.legs import Floats, Ints
+from ssrtrack.simulators.look import Look, Meetings
+
+
+def poisson(mean: float, u: Floats) -> Ints:
+    """Poisson numbers (n,) with a mean, from uniform numbers (n,), by inversion."""
+    count, term = np.zeros(len(u), int), np.exp(-mean)
+    total, k = term, 0
+    # Beyond this the terms no longer change the sum.
+    while term > 1e-18 or k < mean:
+        count += u >= total
+        k += 1
+        term *= mean / k
+        total += term
+    return count
+
+
+def several(look: Look, met: Meetings, effect: str, mean: float) -> tuple[Ints, Ints, Floats, Floats]:
+    """A Poisson number of events at each meeting.
+
+    Returns:
+        The meeting of each event and its number there, (m,), and four uniform numbers for each, twice (2, m).
+    """
+    counts = poisson(mean, look.uniforms(effect, met)[0]) if mean else np.zeros(len(met), int)
+    source, number = [np.empty(0, int)], [np.empty(0, int)]
+    u, v = [np.empty((2, 0))], [np.empty((2, 0))]
+    for nth in range(int(counts.max(initial=0))):
+        rows = np.flatnonzero(counts > nth)
+        source.append(rows)
+        number.append(np.full(len(rows), nth))
+        u.append(look.uniforms(effect, met.take(rows), 2 * nth + 1))
+        v.append(look.uniforms(effect, met.take(rows), 2 * nth + 2))
+    return np.concatenate(source), np.concatenate(number), np.concatenate(u, 1), np.concatenate(v, 1)
