@@ -1,0 +1,137 @@
+"""What a residual model is told of a plot: numbers near 1, free of place, heading and the radar's quality.
+
+Every offset is turned into the heading's axes and divided by a standard deviation, so turning the whole picture about
+the radar changes nothing; asinh keeps an outlier's order of size and no more. What has physical meaning in itself
+(standard deviations, speed, range, time) comes as a logarithm.
+"""
+
+from dataclasses import dataclass
+from math import radians
+
+import torch
+
+from ssrtrack.kernels.kalman_algebra import Matrix, Vector, cholesky, solve_lower, times_vector
+from ssrtrack.models.residual_frames import Frame, frame_of, turn2, turned2, whitened
+
+Tensor = torch.Tensor
+POSITION_M, SPEED_MPS, RANGE_M = 100.0, 10.0, 1e5  # sizes whose logarithm is 0
+CRUISE_MPS = 200.0
+TURN_RPS = radians(0.5)  # a slow turn
+AGE_PLOTS = 100  # an older flight looks as old as this
+
+
+@dataclass(frozen=True, eq=False)
+class Newest:
+    """A plot, the base's estimates around it, and the plots before it, by component; any one shape (...).
+
+    predicted, filtered (14, ...): the base before and after the plot; before (2, ...): its velocity after the plot
+    before; gap_s: time since that plot. plot (5, ...): x, y, xx, xy, yy; past (H, 5, ...) the plots before it, newest
+    first, past_age_s (H, ...) how long ago. modes (M, ...), used, range_m, sin and cos of azimuth; count: plots of the
+    flight before this one.
+    """
+
+    predicted: Tensor
+    filtered: Tensor
+    before: Tensor
+    gap_s: Tensor
+    plot: Tensor
+    past: Tensor
+    past_age_s: Tensor
+    modes: Tensor
+    used: Tensor
+    range_m: Tensor
+    sin_azimuth: Tensor
+    cos_azimuth: Tensor
+    count: Tensor
+
+
+def feature_count(modes: int, history: int) -> int:
+    """Length F of a feature vector."""
+    return 28 + modes + 2 * (history + 1)
+
+
+def features(newest: Newest, nominal_gap_s: float) -> tuple[Tensor, Frame]:
+    """Features (..., F) in float32, and the frame of the filtered estimate."""
+    ahead, here = frame_of(newest.predicted), frame_of(newest.filtered)
+    started = newest.count > 0
+    squashed = [
+        *(torch.where(started, v, 0.0) for v in _innovation(newest, ahead)),
+        *(torch.where(started, v, 0.0) for v in _shift(ahead, here)),
+        torch.where(started, _turn_rate(newest) / TURN_RPS, 0.0),
+        *_residuals(newest, here),
+    ]
+    plain = [*_sizes(newest, ahead, here), *_circumstances(newest, here, nominal_gap_s), *newest.modes]
+    out = torch.stack([*(torch.asinh(v).float() for v in squashed), *(v.float() for v in plain)], -1)
+    return out, here
+
+
+def _innovation(newest: Newest, ahead: Frame) -> Vector:
+    """Innovation over √S and over the plot's own standard deviations, in the predicted heading's axes."""
+    x, y, xx, xy, yy = newest.plot
+    offset = times_vector(turn2(ahead.east, ahead.north), [x - ahead.mean[0], y - ahead.mean[1]])
+    p = newest.predicted
+    whole = turned2(ahead, p[4] + xx, p[5] + xy, p[8] + yy)
+    return [*solve_lower(cholesky(whole), offset), *solve_lower(_root(ahead, newest.plot), offset)]
+
+
+def _shift(ahead: Frame, here: Frame) -> Vector:
+    """What the plot did to the base's estimate, in the prediction's frame."""
+    return whitened(ahead, [b - a for a, b in zip(ahead.mean, here.mean, strict=True)])
+
+
+def _turn_rate(newest: Newest) -> Tensor:
+    """Change of the base's heading since the plot before, rad/s; positive to the left."""
+    vx, vy, ux, uy = newest.filtered[2], newest.filtered[3], newest.before[0], newest.before[1]
+    angle = torch.atan2(ux * vy - uy * vx, ux * vx + uy * vy)
+    return angle / newest.gap_s.clamp(min=0.1)
+
+
+def _residuals(newest: Newest, here: Frame) -> Vector:
+    """Distances of this plot and those before it from the straight line through the estimate, over their own noise."""
+    x, y, vx, vy = here.mean
+    turn = turn2(here.east, here.north)
+    offset = times_vector(turn, [newest.plot[0] - x, newest.plot[1] - y])
+    out = solve_lower(_root(here, newest.plot), offset)
+    for j, (plot, age) in enumerate(zip(newest.past, newest.past_age_s, strict=True)):
+        known = newest.count > j
+        old = torch.where(known, plot, newest.plot)
+        offset = times_vector(turn, [old[0] - (x - vx * age), old[1] - (y - vy * age)])
+        out += [torch.where(known, v, 0.0) for v in solve_lower(_root(here, old), offset)]
+    return out
+
+
+def _root(frame: Frame, plot: Tensor) -> Matrix:
+    """Cholesky factor of a plot's covariance in the heading's axes."""
+    return cholesky(turned2(frame, plot[2], plot[3], plot[4]))
+
+
+def _sizes(newest: Newest, ahead: Frame, here: Frame) -> Vector:
+    """Logarithms of standard deviations: of the estimate, of the plot, and prediction against plot."""
+    G, noise, before = here.factor, _root(here, newest.plot), ahead.factor
+    started = newest.count > 0
+    compared = [torch.where(started, (before[i][i] / noise[i][i]).log(), 0.0) for i in range(2)]
+    return [
+        *((G[i][i] / POSITION_M).log() for i in range(2)),
+        *((G[i][i] / SPEED_MPS).log() for i in (2, 3)),
+        *(G[i + 2][i] / torch.hypot(G[i + 2][i], G[i + 2][i + 2]) for i in range(2)),
+        *((noise[i][i] / POSITION_M).log() for i in range(2)),
+        torch.asinh(noise[1][0] / noise[1][1]),
+        *compared,
+    ]
+
+
+def _circumstances(newest: Newest, here: Frame, nominal_gap_s: float) -> Vector:
+    """Time, speed, range, where the radar lies, whether the base took the plot, age of the flight."""
+    gap = newest.gap_s / nominal_gap_s
+    speed = torch.hypot(newest.filtered[2], newest.filtered[3])
+    sin, cos = newest.sin_azimuth, newest.cos_azimuth
+    return [
+        (gap + 0.1).log(),
+        ((speed + 1.0) / CRUISE_MPS).log(),
+        (newest.range_m.clamp(min=1.0) / RANGE_M).log(),
+        here.east * sin + here.north * cos,
+        here.east * cos - here.north * sin,
+        newest.used.double() - 1.0,
+        (newest.count == 0).double(),
+        torch.log1p(newest.count.clamp(max=AGE_PLOTS).double()) / 3.0,
+    ]

@@ -1,0 +1,199 @@
+"""A KOSS network that corrects a base filter: x = x_b + W u, P = W L Lᵀ Wᵀ in the frame W of the base's estimate.
+
+The network reads each plot once, in order, with the true time since the plot before; a miss leaves it alone, so that a
+missed plot and a longer gap are the same thing. Its heads start at zero: u = 0, L = I, the base filter itself.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ssrtrack.kernels.kalman_algebra import Matrix
+from ssrtrack.models.features import feature_count, features
+from ssrtrack.models.koss import BlockState, KossBlock
+from ssrtrack.models.residual_config import ResidualConfig
+from ssrtrack.models.residual_frames import Frame, corrected, frame_of, where_known, whitening_of_move
+from ssrtrack.models.residual_inputs import Base, Flown
+from ssrtrack.models.residual_rows import Rows, rows_of
+
+Tensor = torch.Tensor
+SHIFT_LIMIT = 10.0  # of each component of u, in the base's standard deviations
+SCALE_LIMIT = 3.0  # of log L_ii: a standard deviation is changed by at most e³
+SHEAR_LIMIT = 3.0  # of L_ij
+RAW = 14  # numbers of a correction before their limits: u (4), diagonal of L (4), below it by rows (6)
+
+
+@dataclass(frozen=True, eq=False)
+class Correction:
+    """What the network says of some estimates (...), in the frame of the base's.
+
+    shift u (..., 4); log_diagonal (..., 4) of the lower triangular L; below (..., 6) its other entries, row by row.
+    """
+
+    frame: Frame
+    shift: Tensor
+    log_diagonal: Tensor
+    below: Tensor
+
+    def factor(self) -> Matrix:
+        """L as rows of components."""
+        diagonal, below = self.log_diagonal.exp().unbind(-1), self.below.unbind(-1)
+        return [
+            [below[i * (i - 1) // 2 + j] if j < i else diagonal[i] if i == j else 0.0 for j in range(4)]
+            for i in range(4)
+        ]
+
+    def moments(self) -> tuple[Tensor, Tensor]:
+        """Corrected mean (..., 4) and covariance (..., 4, 4) of x, y, vx, vy, float64."""
+        return corrected(self.frame, list(self.shift.double().unbind(-1)), self.factor())
+
+    def where(self, condition: Tensor, other: "Correction") -> "Correction":
+        """This where the condition (...) holds, else the other's numbers in this frame."""
+        mine, its = (self.shift, self.log_diagonal, self.below), (other.shift, other.log_diagonal, other.below)
+        picked = (torch.where(condition[..., None], a, b) for a, b in zip(mine, its, strict=True))
+        return Correction(self.frame, *picked)
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """Corrections of all estimates, filtered and predicted, time first (T, N); the properties have flights first.
+
+    In column 0 and in the padding `predicted` holds numbers without meaning; so does `filtered` in the padding.
+    """
+
+    filtered: Correction
+    predicted: Correction
+
+    @property
+    def mean(self) -> Tensor:
+        """Filtered x, y, vx, vy (N, T, 4), float64; so are the other three."""
+        return self.filtered.moments()[0].transpose(0, 1)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Filtered covariance (N, T, 4, 4)."""
+        return self.filtered.moments()[1].transpose(0, 1)
+
+    @property
+    def predicted_mean(self) -> Tensor:
+        """Predicted x, y, vx, vy (N, T, 4)."""
+        return self.predicted.moments()[0].transpose(0, 1)
+
+    @property
+    def predicted_covariance(self) -> Tensor:
+        """Predicted covariance (N, T, 4, 4)."""
+        return self.predicted.moments()[1].transpose(0, 1)
+
+
+class ResidualKoss(nn.Module):
+    """Features → linear → KOSS blocks → two heads: the filtered state, and the prediction of any later time."""
+
+    def __init__(self, config: ResidualConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.width
+        self.inward = nn.Linear(feature_count(config.modes, config.history), width)
+        self.blocks = nn.ModuleList(
+            KossBlock(width, config.states, config.head, config.rank) for _ in range(config.blocks)
+        )
+        self.norm = nn.RMSNorm(width, eps=1e-5)
+        self.filter_head = _zero(nn.Linear(width, RAW))
+        self.ahead_inward = nn.Linear(width + ASIDE, config.hidden)
+        self.ahead_head = _zero(nn.Linear(config.hidden, RAW))
+
+    def forward(self, base: Base, flown: Flown) -> Outputs:
+        """Corrections of the base's estimates of whole flights."""
+        rows = rows_of(base, flown, self.config.history, self.config.nominal_gap_s)
+        told, frame = features(rows.newest, self.config.nominal_gap_s)
+        y, _ = self.sequence(told, rows.newest.gap_s.float(), None)
+        raw = self.filter_head(y).float()
+        predicted = self._before_plots(base, flown, rows, frame, y, raw)
+        if rows.whole:
+            return Outputs(correction(frame, raw), predicted)
+        # The k-th plot's correction goes back to its column; a miss keeps the prediction.
+        own = (rows.last + 1).clamp(max=raw.shape[0] - 1)
+        here = frame_of(where_known(base.filtered, torch.isfinite(flown.time_s.T)))
+        filtered = correction(here, _gathered(raw, own)).where(rows.seen, predicted)
+        return Outputs(filtered, predicted)
+
+    def sequence(self, told: Tensor, gap_s: Tensor, state: list[BlockState] | None) -> tuple[Tensor, list[BlockState]]:
+        """The network's output (K, N, D) for features (K, N, F) at gaps (K, N), and what its blocks remember."""
+        x, after = self.inward(told), []
+        gap = gap_s / self.config.nominal_gap_s
+        for k, block in enumerate(self.blocks):
+            x, end = block(x, gap, None, None if state is None else state[k])
+            after.append(end)
+        return self.norm(x), after
+
+    def ahead(self, y: Tensor, raw: Tensor, before: Frame, after: Frame, dt_s: Tensor) -> Correction:
+        """Correction of the base's prediction dt_s later, from the network's output y (..., D) and raw (..., 14) there.
+
+        The filtered correction is carried along by straight flight and what is learned is added in proportion to
+        1 − exp(−dt/τ): at dt = 0 the prediction is the filtered estimate.
+        """
+        move = whitening_of_move(before, after, dt_s)
+        carry = torch.stack([torch.stack(row, -1) for row in move], -2).float()
+        shift = (carry @ limited(raw[..., :4], SHIFT_LIMIT)[..., None])[..., 0]
+        gap = dt_s / self.config.nominal_gap_s
+        grown = [(after.factor[i][i] / before.factor[i][i]).log() for i in range(4)]
+        aside = torch.stack([(gap + 0.1).log().float(), *(v.float() for v in grown)], -1)
+        told = torch.cat([y.float(), aside, torch.asinh(shift)], -1)
+        later = self.ahead_head(functional.silu(self.ahead_inward(told))).float()
+        share = -torch.expm1(-gap).float()[..., None]
+        whole = correction(after, raw + share * (later - raw))
+        return replace(whole, shift=shift + share * limited(later[..., :4], SHIFT_LIMIT))
+
+    def project_(self) -> None:
+        """Keep the gains' weights within their spectral cap; call after every step of the optimiser."""
+        for block in self.blocks:
+            assert isinstance(block, KossBlock)
+            block.koss.gain.cap()
+
+    def _before_plots(self, base: Base, flown: Flown, rows: Rows, frame: Frame, y: Tensor, raw: Tensor) -> Correction:
+        """Corrections of the predictions to every column."""
+        alive = torch.isfinite(flown.time_s.T) & (rows.last >= 0)
+        last = rows.last.clamp(min=0)
+        time = torch.where(alive, flown.time_s.T.double(), 0.0)
+        dt = torch.where(alive, time - rows.time_s.gather(0, last), 0.0)
+        # Where nothing is missing the last plot is the row above, and no gradient has to be gathered.
+        behind = [torch.cat([v[:1], v[:-1]]) if rows.whole else _gathered(v, last) for v in (y, raw)]
+        after = frame_of(where_known(base.predicted, alive))
+        return self.ahead(behind[0], behind[1], _picked(frame, last), after, dt)
+
+
+ASIDE = 9  # numbers that the head of the prediction sees beside y: gap, growth of the frame (4), carried shift (4)
+
+
+def correction(frame: Frame, raw: Tensor) -> Correction:
+    """Numbers (..., 14) as a correction, within limits: L stays invertible whatever the network says."""
+    shift = limited(raw[..., :4], SHIFT_LIMIT)
+    log_diagonal = limited(raw[..., 4:8], SCALE_LIMIT)
+    return Correction(frame, shift, log_diagonal, limited(raw[..., 8:], SHEAR_LIMIT))
+
+
+def limited(x: Tensor, limit: float) -> Tensor:
+    """x, bent to stay within ± limit."""
+    return limit * torch.tanh(x / limit)
+
+
+def _gathered(rows: Tensor, index: Tensor) -> Tensor:
+    """Rows (K, N, D) at index (T, N)."""
+    return rows.gather(0, index[..., None].expand(*index.shape, rows.shape[-1]))
+
+
+def _picked(frame: Frame, index: Tensor) -> Frame:
+    """The frames of plots index (T, N) of frames (K, N)."""
+
+    def pick(v: Tensor) -> Tensor:
+        return v.gather(0, index)
+
+    factor = [[pick(v) if isinstance(v, torch.Tensor) else v for v in row] for row in frame.factor]
+    return Frame([pick(v) for v in frame.mean], pick(frame.east), pick(frame.north), factor)
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
