@@ -12,6 +12,8 @@ from ssrtrack.scoring.gathered import Gathered
 from ssrtrack.scoring.output import TracksWriter
 from ssrtrack.scoring.result import EvaluationResult
 from ssrtrack.scoring.summary import tracker_results
+from ssrtrack.scoring.sweep import Asked as Axes
+from ssrtrack.scoring.sweep import Sweeper
 
 
 def evaluate(
@@ -34,6 +36,7 @@ def evaluate(
     backend: str = "auto",
     progress: Progress | None = None,
     tracks_writer: TracksWriter | None = None,
+    sweep: Axes = (),
 ) -> EvaluationResult:
     """Run trackers over logs and score them, all on the same updates; memory does not grow with the logs.
 
@@ -58,9 +61,11 @@ def evaluate(
         backend: what computes the trackers, see `ssrtrack.filters.run.run`.
         progress: called as (what, done, total).
         tracks_writer: called as (tracker, tracks) in time order, e.g. `LogWriter.append_tracks`; one log only.
+        sweep: axes along which plots are also degraded, names of `ssrtrack.scoring.degrade.AXES` or levels by name
+            (None: the default ones); adds `sweeps` to the result and changes nothing else (docs/robustness.md).
 
     Raises:
-        ScoringError: nothing to score, logs that do not go together, or an unknown identity.
+        ScoringError: nothing to score, logs that do not go together, or an unknown identity, axis or level.
         EstimatorError: unknown tracker, plots without standard deviation, or a tracker that yields NaN or a covariance
             that is not positive definite.
         LogError: a log cannot be read.
@@ -80,6 +85,7 @@ def evaluate(
         backend=backend,
     )
     asked.check()
+    sweeper = Sweeper(sweep, seed=seed) if sweep else None
     if not logs:
         raise ScoringError("no log to evaluate; give at least one")
     if tracks_writer is not None and len(logs) > 1:
@@ -89,11 +95,17 @@ def evaluate(
         gathered = replace(nothing_yet(asked, reader), gallery=Gallery(examples))
     for number, log in enumerate(logs):
         with LogReader(log) as reader:
-            found = gather(reader, asked, gathered, number=number, progress=progress, tracks_writer=tracks_writer)
+            found = gather(
+                reader, asked, gathered, number=number, progress=progress, tracks_writer=tracks_writer, sweeper=sweeper
+            )
             require_flights(reader.path, found, gathered)
     if progress is not None:
         progress("intervals", 0, 1)
-    return evaluation_result(logs, gathered, warmup_plots=warmup_plots, bootstrap=bootstrap, seed=seed)
+    result = evaluation_result(logs, gathered, warmup_plots=warmup_plots, bootstrap=bootstrap, seed=seed)
+    if sweeper is None:
+        return result
+    order, has_truth = gathered.flight_order(), gathered.has_truth
+    return replace(result, sweeps=sweeper.results(order, has_truth=has_truth, bootstrap=bootstrap, seed=seed))
 
 
 def _check_common_ground(logs: Sequence[Path]) -> None:

@@ -20,6 +20,7 @@ from ssrtrack.scoring.gathered import Gathered
 from ssrtrack.scoring.output import TracksInOrder, TracksWriter, tracks_of
 from ssrtrack.scoring.radars import radar_rows
 from ssrtrack.scoring.scene import Setting, add_scores, make_scene
+from ssrtrack.scoring.sweep import Sweeper
 from ssrtrack.scoring.tally import Tally
 from ssrtrack.tracking.flights import COLUMNS, IDENTITIES, Cutting, FlightBatch, flights
 from ssrtrack.tracking.pieces import Piece, plots_of_piece
@@ -98,8 +99,11 @@ def gather(
     piece: Piece | None = None,
     progress: Progress | None = None,
     tracks_writer: TracksWriter | None = None,
+    sweeper: Sweeper | None = None,
 ) -> int:
     """Track and score the flights of a log, or those that begin in a piece of it; returns how many there were.
+
+    A sweeper also scores them on degraded plots.
 
     Raises:
         ScoringError, EstimatorError, LogError: see `evaluate`. A log without flights is left to the caller.
@@ -115,11 +119,11 @@ def gather(
     counted = _Counted(np.zeros(len(reader.radars), np.int64), into, reader)
     chunks = counted.whole(reader, asked.chunk_rows) if piece is None else counted.piece(reader, asked, cutting, piece)
     writer = TracksInOrder(tracks_writer) if tracks_writer is not None else None
-    before, done, steps = into.flights, 0, len(estimators) + 1
+    before, done, steps = into.flights, 0, len(estimators) + 1 + (sweeper.stages if sweeper is not None else 0)
     for batch in flights(chunks, identity=into.identity, cutting=cutting):
         into.excluded.update(batch.excluded)
         if len(batch):
-            stages = _one_batch(batch, number, estimators, setting, window, into, writer, asked.backend)
+            stages = _one_batch(batch, number, estimators, setting, window, into, writer, asked.backend, sweeper)
             for i, stage in enumerate(stages):
                 read = steps * done + i * batch.read
                 # All is read while the last flights are still tracked: 0 says that nobody knows for how long.
@@ -240,8 +244,9 @@ def _one_batch(
     gathered: Gathered,
     writer: TracksInOrder | None,
     backend: str,
+    sweeper: Sweeper | None,
 ) -> Iterator[str]:
-    """Track and score one batch; yields what comes next before each stage, of which there are trackers + 1."""
+    """Track and score one batch; yields what comes next before each stage: trackers + 1, and those of a sweep."""
     yield "comparing with truth" if window is not None else "smoothing"
     scene = make_scene(batch, setting, window)
     chosen = gathered.gallery.choose(scene)
@@ -250,12 +255,16 @@ def _one_batch(
         yield name
         history = run(estimator, scene.z, backend=backend)
         add_scores(gathered.tallies[name], name, scene, history)
+        if sweeper is not None:
+            sweeper.undegraded(name, scene, history)
         histories[name] = kept(history, chosen)
         if i == 0:
             gathered.gallery.add_overview(scene, history.mean)
         if writer is not None:
             writer.add(name, tracks_of(scene, history))
     gathered.gallery.add(scene, chosen, histories)
+    if sweeper is not None:
+        yield from sweeper.degraded(scene, setting, estimators, backend)
     gathered.plots_used += len(batch.plots)
     first = batch.plots.time_s[batch.starts[:-1]]
     gathered.order.append(np.stack([np.full(len(batch), number), first, batch.keys]))

@@ -5,9 +5,12 @@ A score is None where it does not apply (no truth, no manoeuvre, a filter withou
 
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ssrtrack.scoring.sweep_curves import Sweep
 
 Array = NDArray[Any]
 
@@ -199,3 +202,4 @@ class EvaluationResult:
     examples: tuple[FlightExample, ...]
     overview_tracks_m: tuple[Array, ...]  # a thinned set of flights for the overview map, each (T, 2)
     notes: tuple[str, ...]  # what a reader must know: assumed heights, unknown site, plots without identity
+    sweeps: "tuple[Sweep, ...]" = ()  # curves over degraded plots, one for each axis asked for
