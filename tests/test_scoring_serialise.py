@@ -75,8 +75,8 @@ def test_the_other_tables_are_complete(heading: str, keys: list[Any]) -> None:
 
 def test_documented_numbers_are_the_codes() -> None:
     from ssrtrack.filters.options import Options
-    from ssrtrack.scoring import accuracy, bds, bootstrap, gather, noise, sigma
-    from ssrtrack.tracking import flights, truth
+    from ssrtrack.scoring import accuracy, bds, bootstrap, gather
+    from ssrtrack.tracking import flights, noise, sigma, truth
     from ssrtrack.units import NM_M
 
     rule = flights.Cutting()
