@@ -8,6 +8,8 @@ import numpy as np
 from ssrtrack.simulators.draws import ANY_RADAR, NO_FLIGHT, normals, uniforms
 from ssrtrack.simulators.legs import Floats, Ints
 from ssrtrack.simulators.schema_radar import RadarSpec
+from ssrtrack.simulators.schema_replies import Identity
+from ssrtrack.simulators.timing import beam_time
 from ssrtrack.simulators.traffic import Fleet
 from ssrtrack.simulators.trajectory import Paths
 
@@ -29,6 +31,12 @@ class Look:
     paths: Paths
     fleet: Fleet
     variation_rad: float
+    identity: Identity = Identity()
+    coordinate_rms_m: Floats | None = None  # (2, F), where the scenario asks for noise on x and y
+
+    def beam_time(self, azimuth_rad: Floats, scan: Ints) -> Floats:
+        """Time at which the beam points to azimuths (n,) in [0, 2π) during rotations `scan` (n,) of these."""
+        return beam_time(azimuth_rad, scan, self.north_s, self.spec.wobble)
 
     def uniforms(self, effect: str, met: "Meetings", lane: int = 0) -> Floats:
         """Two uniform numbers in [0, 1) for each meeting, (2, n)."""

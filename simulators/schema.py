@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ssrtrack.simulators.blocks import REQUIRED, key
 from ssrtrack.simulators.schema_radar import RadarSpec
+from ssrtrack.simulators.schema_replies import Identity
 from ssrtrack.simulators.schema_traffic import Aircraft, Flow
 
 
@@ -23,6 +24,7 @@ class Scenario:
     roll_rate_dps: float = key("float", 5.0, "deg/s", "of rolling into and out of turns", 0.5, 90)
     vertical_acceleration_mps2: float = key("float", 0.5, "m/s^2", "of levelling off and starting a climb", 0.05, 20)
     magnetic_variation_deg: float = key("float", 0.0, "deg", "east positive, for BDS 6,0", -180, 180)
+    identity: Identity = key("block", Identity(), "", "codes, addresses and altitude reports", block=Identity)
     radar: tuple[RadarSpec, ...] = key("blocks", REQUIRED, "", "radars, at least one", block=RadarSpec)
     traffic: tuple[Flow, ...] = key("blocks", (), "", "random traffic", block=Flow)
     aircraft: tuple[Aircraft, ...] = key("blocks", (), "", "scripted aircraft", block=Aircraft)

@@ -1,8 +1,33 @@
 """What a scenario file may say of a radar: every key with its type, unit, limits, default and source."""
 
 from dataclasses import dataclass
+from math import inf
 
 from ssrtrack.simulators.blocks import REQUIRED, key
+from ssrtrack.simulators.schema_effects import (
+    Bias,
+    Blanking,
+    Cartesian,
+    Clock,
+    Fading,
+    Failures,
+    Jumps,
+    Lobing,
+    Outage,
+    Shielding,
+    Tails,
+    Transponder,
+    Wobble,
+)
+from ssrtrack.simulators.schema_replies import (
+    FalsePlots,
+    Fruit,
+    Garble,
+    Reflector,
+    Replies,
+    RingAround,
+    Split,
+)
 
 _ET1 = "SUR.ET1.ST01 (limit)"
 _DOC9871 = "ICAO Doc 9871"
@@ -20,7 +45,9 @@ class Noise:
 class Detection:
     """Independent detection in every scan."""
 
-    probability: float = key("float", 0.97, "1", "probability of detection inside the coverage", 0, 1, source=_ET1)
+    probability: float = key("float", 0.97, "1", "probability of detection at full signal", 0, 1, source=_ET1)
+    half_range_nm: float = key("float", inf, "NM", "slant range that halves the probability", 1, 1000)
+    fluctuation_db: float = key("float", 3.0, "dB", "sigma of the signal about its mean", 0.1, 20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +56,7 @@ class Coverage:
 
     min_range_nm: float = key("float", 0.5, "NM", "least slant range", 0, 256)
     max_range_nm: float = key("float", 60.0, "NM", "greatest slant range", 1, 256, source="I048/040 limit")
+    min_elevation_deg: float = key("float", -90.0, "deg", "least elevation; -90 turns it off", -90, 45)
     max_elevation_deg: float = key("float", 50.0, "deg", "cone of silence above it; 90 turns it off", 1, 90)
     horizon: bool = key("bool", True, "", "radio horizon of a smooth earth of 4/3 radius", source="ITU-R P.310")
 
@@ -53,13 +81,6 @@ class Outliers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FalsePlots:
-    """Plots without an aircraft, uniform over azimuth and over the area between the range limits."""
-
-    per_scan: float = key("float", 0.0, "1", "mean number in one rotation (Poisson)", 0, 1e4)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Registers:
     """Mode S registers read with every roll-call reply."""
 
@@ -72,6 +93,7 @@ class RadarSpec:
     """One rotating secondary radar, azimuth from true north."""
 
     name: str = key("text", REQUIRED, "", "name in the log", 1, 32)
+    profile: str = key("text", "", "", "profile that gives all keys not written here", 0, 32)
     latitude_deg: float = key("float", REQUIRED, "deg", "WGS84 latitude of the antenna", -85, 85)
     longitude_deg: float = key("float", REQUIRED, "deg", "WGS84 longitude of the antenna", -180, 180)
     height_m: float = key("float", 0.0, "m", "antenna height above the WGS84 ellipsoid", -500, 9000)
@@ -80,10 +102,29 @@ class RadarSpec:
     rotation_period_s: float = key("float", REQUIRED, "s", "time of one rotation", 0.5, 60)
     north_time_s: float = key("float", 0.0, "s", "when the beam first points north", 0, 60)
     rotation_jitter: float = key("float", 0.0, "1", "sigma of a north crossing's time, in periods", 0, 0.01)
+    wobble: Wobble = key("block", Wobble(), "", "uneven rotation", block=Wobble)
     noise: Noise = key("block", Noise(), "", "random measurement error", block=Noise)
-    detection: Detection = key("block", Detection(), "", "detection", block=Detection)
-    coverage: Coverage = key("block", Coverage(), "", "coverage", block=Coverage)
-    quantisation: Quantisation = key("block", Quantisation(), "", "resolution", block=Quantisation)
+    tails: Tails = key("block", Tails(), "", "heavy tails of that error", block=Tails)
     outliers: Outliers = key("block", Outliers(), "", "outliers", block=Outliers)
+    jumps: Jumps = key("block", Jumps(), "", "jumps", block=Jumps)
+    bias: Bias = key("block", Bias(), "", "systematic measurement error", block=Bias)
+    transponder: Transponder = key("block", Transponder(), "", "reply delay", block=Transponder)
+    cartesian: Cartesian = key("block", Cartesian(), "", "noise on x and y, no radar's", block=Cartesian)
+    detection: Detection = key("block", Detection(), "", "detection", block=Detection)
+    lobing: Lobing = key("block", Lobing(), "", "vertical lobes of the antenna", block=Lobing)
+    shielding: Shielding = key("block", Shielding(), "", "antenna hidden by the aircraft", block=Shielding)
+    fading: Fading = key("block", Fading(), "", "correlated misses", block=Fading)
+    coverage: Coverage = key("block", Coverage(), "", "coverage", block=Coverage)
+    blanking: tuple[Blanking, ...] = key("blocks", (), "", "sectors without plots", block=Blanking)
+    outage: tuple[Outage, ...] = key("blocks", (), "", "scheduled outages", block=Outage)
+    failures: Failures = key("block", Failures(), "", "random outages", block=Failures)
+    clock: Clock = key("block", Clock(), "", "error of the time stamp", block=Clock)
+    quantisation: Quantisation = key("block", Quantisation(), "", "resolution", block=Quantisation)
+    replies: Replies = key("block", Replies(), "", "what is read of the replies", block=Replies)
+    garble: Garble = key("block", Garble(), "", "synchronous garble", block=Garble)
     false_plots: FalsePlots = key("block", FalsePlots(), "", "false plots", block=FalsePlots)
+    fruit: Fruit = key("block", Fruit(), "", "replies to other radars", block=Fruit)
+    split: Split = key("block", Split(), "", "split plots", block=Split)
+    ring_around: RingAround = key("block", RingAround(), "", "replies to side lobes", block=RingAround)
+    reflector: tuple[Reflector, ...] = key("blocks", (), "", "walls that mirror the beam", block=Reflector)
     registers: Registers = key("block", Registers(), "", "Mode S registers", block=Registers)

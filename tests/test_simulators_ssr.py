@@ -5,20 +5,13 @@ import pytest
 from scipy import stats
 
 from ssrtrack.data import FALSE_PLOT, Plots
+from ssrtrack.simulators.effects_detection import covered, horizon_m
 from ssrtrack.simulators.legs import Floats
+from ssrtrack.simulators.registers import BDS_LSB, bds60, standard_atmosphere
+from ssrtrack.simulators.resolution import TIME_LSB_S
 from ssrtrack.simulators.scenario import parse_scenario, radars, simulate
 from ssrtrack.simulators.schema_radar import Coverage
-from ssrtrack.simulators.ssr import (
-    AZIMUTH_LSB_RAD,
-    BDS_LSB,
-    RANGE_LSB_M,
-    TIME_LSB_S,
-    bds60,
-    covered,
-    horizon_m,
-    standard_atmosphere,
-)
-from ssrtrack.units import DEG_RAD, FT_M, KT_MPS, NM_M
+from ssrtrack.units import AZIMUTH_LSB_RAD, DEG_RAD, FT_M, KT_MPS, NM_M, RANGE_LSB_M
 
 SURE = 1e-5  # chance that a right simulator fails a check; the seeds are fixed, so it does so always or never
 EXACT = {
