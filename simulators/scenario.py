@@ -10,8 +10,10 @@ import numpy as np
 from ssrtrack.data import Radar
 from ssrtrack.errors import ScenarioError
 from ssrtrack.simulators.blocks import parse_block
+from ssrtrack.simulators.profile import with_profiles
 from ssrtrack.simulators.run import simulate as simulate
 from ssrtrack.simulators.schema import Scenario
+from ssrtrack.simulators.schema_radar import RadarSpec
 from ssrtrack.simulators.traffic import MIN_FLIGHT_S, check_identities
 from ssrtrack.units import DEG_RAD, NM_M
 
@@ -53,7 +55,7 @@ def parse_scenario(text: str, name: str, where: str) -> Scenario:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"{where}: not valid TOML: {error}") from error
-    scenario: Scenario = parse_block(Scenario, table, where, name=name, text=text)
+    scenario: Scenario = parse_block(Scenario, with_profiles(table, where), where, name=name, text=text)
     try:
         _check(scenario)
     except ScenarioError as error:
@@ -72,6 +74,7 @@ def _check(scenario: Scenario) -> None:
         if not name.isascii():
             raise ScenarioError(f"radar.name: found {name!r}, expected ASCII characters")
     for r in scenario.radar:
+        _check_effects(r)
         if r.coverage.min_range_nm >= r.coverage.max_range_nm:
             raise ScenarioError(
                 f"radar.coverage.min_range_nm: found {r.coverage.min_range_nm:g}, "
@@ -88,6 +91,29 @@ def _check(scenario: Scenario) -> None:
             raise ScenarioError(
                 f"aircraft[{n}].start_s: found {a.start_s:g}, expected at least {MIN_FLIGHT_S:g} s "
                 f"before its end and that of the scenario ({min(a.end_s, scenario.duration_s):g})"
+            )
+
+
+def _check_effects(radar: RadarSpec) -> None:
+    """What no single key of a radar's effects can tell."""
+    least = 1.0 / (1.0 - radar.fading.share)
+    if radar.fading.mean_scans < least:
+        raise ScenarioError(
+            f"radar.fading.mean_scans: found {radar.fading.mean_scans:g}, expected at least 1 / (1 - share) = {least:g}"
+        )
+    if radar.tails.unit_variance and min(radar.tails.range_dof, radar.tails.azimuth_dof) <= 2.0:
+        raise ScenarioError(
+            "radar.tails.unit_variance: found true, expected false: Student's t of 2 degrees of freedom or fewer has "
+            "no variance; give more degrees or leave sigma as the scale"
+        )
+    if np.isinf(radar.detection.half_range_nm) and radar.lobing.reflection:
+        raise ScenarioError(
+            "radar.detection.half_range_nm: missing; give it, as lobes change a signal that falls off with range"
+        )
+    for n, outage in enumerate(radar.outage):
+        if outage.to_s <= outage.from_s:
+            raise ScenarioError(
+                f"radar.outage[{n}].to_s: found {outage.to_s:g}, expected more than from_s = {outage.from_s:g}"
             )
 
 

