@@ -42,7 +42,9 @@ def batched_backend(estimator: Any, backend: str, dtype: str) -> str | None:
 
 
 def why_not(estimator: Any) -> str | None:
-    """Why the engine cannot run an estimator; None if it can."""
+    """Why an estimator has no batched path; None if it has: the engine's for a bank, or its own `run_batch`."""
+    if hasattr(estimator, "run_batch"):
+        return None
     if not isinstance(estimator, Bank):
         return f"{type(estimator).__name__} is no bank of Kalman filters"
     try:

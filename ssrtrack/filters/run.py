@@ -1,7 +1,7 @@
 """Unroll an estimator over whole flights: batched where it can be, step by step where not."""
 
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,14 @@ from ssrtrack.filters.protocol import Estimator, take
 Array = NDArray[Any]
 
 
+@runtime_checkable
+class WholeFlights(Protocol):
+    """An estimator with a way of its own to run over whole flights, the same to rounding as step by step."""
+
+    def run_batch(self, measurements: Measurements, backend: str, dtype: str) -> TrackHistory:
+        """As `run`, for a backend other than "filterpy"."""
+
+
 def run(
     estimator: Estimator, measurements: Measurements, *, backend: str = "auto", dtype: str = "float64"
 ) -> TrackHistory:
@@ -24,7 +32,8 @@ def run(
     is a miss (prediction only). Flights may start at different times; each steps by its own true time difference.
 
     Args:
-        estimator: any Estimator; the Kalman filters and IMMs of `ESTIMATORS` have batched backends.
+        estimator: any Estimator; the Kalman filters and IMMs of `ESTIMATORS` have batched backends, as have learned
+            trackers, whose base filter it is that `backend` then runs.
         measurements: (N, T) plots of N flights.
         backend: "numba", "torch" or "triton" (see `ssrtrack.kernels.kalman.scan`); "filterpy" calls the estimator's
             own methods column by column, which the Kalman filters hand to filterpy, track by track; "auto" is triton
@@ -35,8 +44,11 @@ def run(
         EstimatorError: measurements are not (N, T), a flight has no plot in column 0, times run backwards, or a backend
             that is unknown or cannot run this estimator.
     """
-    if (chosen := batched_backend(estimator, backend, dtype)) and isinstance(estimator, Bank):
+    chosen = batched_backend(estimator, backend, dtype)
+    if chosen and isinstance(estimator, Bank):
         return run_batched(estimator, measurements, chosen, dtype)
+    if chosen and isinstance(estimator, WholeFlights):
+        return estimator.run_batch(measurements, chosen, dtype)
     return _stepwise(estimator, measurements)
 
 

@@ -1,0 +1,247 @@
+"""A trained residual model as an estimator like any other: step by step in a tracker, or whole flights at once.
+
+The network computes in float32, the base filter and all sums of coordinates in float64. Step by step and whole flights
+agree to the rounding of float32 in the network's numbers: some 1e-5 of the base's standard deviations.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssrtrack.errors import EstimatorError
+from ssrtrack.filters.bank import Bank, BankState
+from ssrtrack.filters.history import TrackHistory, flight_lengths
+from ssrtrack.filters.measurement import Measurements
+from ssrtrack.filters.protocol import put, take
+from ssrtrack.models.features import Newest, features
+from ssrtrack.models.koss import TAPS, BlockState
+from ssrtrack.models.residual import RAW, ResidualKoss, correction
+from ssrtrack.models.residual_frames import frame_of, where_known
+from ssrtrack.models.residual_inputs import base_form, base_history, flown_from
+
+Array = NDArray[Any]
+Tensor = torch.Tensor
+CELLS = 1 << 17  # plots whose features and states are in memory at once
+BASE_FIELDS = tuple(f.name for f in fields(BankState))
+UPPER_TRIANGLE = np.triu_indices(4)
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedState:
+    """N flights: the base filter's state under its own names, then what the network remembers.
+
+    scan (N, blocks, states, width) and taps (N, blocks, 3, width) of its blocks; output (N, width) and raw (N, 14)
+    at the last plot, which base_rows (N, 14) are the base's estimate of, since_s (N,) ago; past (N, history, 5) and
+    age_s (N, history) the last plots, newest first, as x, y, xx, xy, yy; count (N,) plots so far.
+    """
+
+    mean: Array
+    covariance: Array
+    log_probability: Array
+    gated: Array
+    restarted: Array
+    scan: Array
+    taps: Array
+    output: Array
+    raw: Array
+    base_rows: Array
+    since_s: Array
+    past: Array
+    age_s: Array
+    count: Array
+
+    def base(self) -> BankState:
+        """The base filter's own state."""
+        return BankState(**{name: getattr(self, name) for name in BASE_FIELDS})
+
+    def with_base(self, state: BankState) -> "LearnedState":
+        """The same with another state of the base filter."""
+        return replace(self, **{name: getattr(state, name) for name in BASE_FIELDS})
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedEstimator:
+    """A base filter and the network that corrects it. sources: what it was trained on, as its checkpoint lists it."""
+
+    bank: Bank
+    model: ResidualKoss
+    sources: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        modes = len(self.bank.motions) if len(self.bank.motions) > 1 else 0
+        base_form(self.bank)
+        if self.model.config.modes != modes:
+            raise EstimatorError(
+                f"the network expects a base with {self.model.config.modes} motion models, this one has {modes}; "
+                "use the base that it was trained with"
+            )
+        self.model.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.model.inward.weight.device
+
+    def init(self, first: Measurements) -> LearnedState:
+        """State of N flights from one plot each: the network reads its first plot."""
+        base, config = self.bank.init(first), self.model.config
+        count, blocks, width = len(first), config.blocks, config.width
+        blank = LearnedState(
+            **{name: getattr(base, name) for name in BASE_FIELDS},
+            scan=np.zeros((count, blocks, config.states, width), np.float32),
+            taps=np.zeros((count, blocks, TAPS - 1, width), np.float32),
+            output=np.zeros((count, width), np.float32),
+            raw=np.zeros((count, RAW), np.float32),
+            base_rows=np.zeros((count, 14)),
+            since_s=np.full(count, config.nominal_gap_s),
+            past=np.zeros((count, config.history, 5)),
+            age_s=np.zeros((count, config.history)),
+            count=np.zeros(count, np.int64),
+        )
+        return self._read(blank, blank.base_rows, base, first)
+
+    def predict(self, state: LearnedState, dt_s: Array) -> LearnedState:
+        """State dt_s (N,) seconds later; the network only notes the time."""
+        ahead = state.with_base(self.bank.predict(state.base(), dt_s))
+        dt = np.broadcast_to(np.asarray(dt_s, np.float64), state.since_s.shape)
+        return replace(ahead, since_s=state.since_s + dt, age_s=state.age_s + dt[:, None])
+
+    def update(self, state: LearnedState, z: Measurements, valid: Array) -> LearnedState:
+        """State given one plot per flight; a plot that the base turned down is read by the network all the same."""
+        rows = np.flatnonzero(valid)
+        if rows.size == 0:
+            return state
+        before, plots = take(state, rows), z.select(rows)
+        predicted = packed_rows(*self.bank.estimate(before.base()))
+        after = self.bank.update(before.base(), plots, np.ones(rows.size, bool))
+        return put(state, rows, self._read(before.with_base(after), predicted, after, plots))
+
+    def estimate(self, state: LearnedState) -> tuple[Array, Array]:
+        """Mean (N, 4) and covariance (N, 4, 4): the corrected base, filtered at a plot, predicted after it."""
+        now = packed_rows(*self.bank.estimate(state.base()))
+        with torch.no_grad():
+            here, then = self._columns(now), self._columns(state.base_rows)
+            output, raw = self._tensor(state.output), self._tensor(state.raw)
+            since = self._tensor(state.since_s)
+            after = frame_of(here)
+            ahead = self.model.ahead(output, raw, frame_of(then), after, since)
+            mean, covariance = correction(after, raw).where(since == 0.0, ahead).moments()
+        return mean.cpu().numpy(), covariance.cpu().numpy()
+
+    def mode_probability(self, state: LearnedState) -> Array | None:
+        """The base's probability (N, M) of each motion model, None for a single one."""
+        return self.bank.mode_probability(state.base())
+
+    def run_batch(self, measurements: Measurements, backend: str = "auto", dtype: str = "float64") -> TrackHistory:
+        """`ssrtrack.filters.run.run` of whole flights: the base by `backend`, then the network over all plots.
+
+        dtype must be float64, which is the base's; the network has its own.
+
+        Raises:
+            EstimatorError: as `run`.
+        """
+        if dtype != "float64":
+            raise EstimatorError(
+                f"dtype is {dtype!r}; a learned tracker's base runs in float64, its network in float32"
+            )
+        start, (flights, steps) = perf_counter(), measurements.time_s.shape
+        means, covariances = (np.full((2, flights, steps, 4, *extra), np.nan) for extra in ((), (4,)))
+        used = np.zeros((flights, steps), bool)
+        modes = np.full((flights, steps, self.model.config.modes), np.nan) if self.model.config.modes else None
+        for rows, length in _parts(flight_lengths(measurements)):
+            flown = flown_from(measurements.select((rows, slice(0, length))), device=self.device)
+            base = base_history(self.bank, flown, backend)
+            with torch.no_grad():
+                outputs = self.model(base, flown)
+            alive = torch.isfinite(flown.time_s)
+            for k, (said, known) in enumerate(((outputs.predicted, _behind(alive)), (outputs.filtered, alive))):
+                mean, covariance = said.moments()
+                means[k, rows, :length] = torch.where(known[..., None], mean.transpose(0, 1), np.nan).cpu()
+                covariances[k, rows, :length] = torch.where(
+                    known[..., None, None], covariance.transpose(0, 1), np.nan
+                ).cpu()
+            used[rows, :length] = base.used.T.cpu()
+            if modes is not None:
+                modes[rows, :length] = base.modes.permute(2, 1, 0).cpu()
+        seconds = perf_counter() - start
+        return TrackHistory(means[0], covariances[0], means[1], covariances[1], used, modes, seconds)
+
+    def _read(self, state: LearnedState, predicted: Array, base: BankState, plots: Measurements) -> LearnedState:
+        """The state once the network has read a plot: predicted (N, 14) the base before it, `base` after it."""
+        filtered = packed_rows(*self.bank.estimate(base))
+        cov = plots.covariance_m2
+        seen = [*np.moveaxis(plots.position_m, -1, 0), cov[:, 0, 0], cov[:, 0, 1], cov[:, 1, 1]]
+        plot = np.stack(seen, -1)
+        azimuth = plots.azimuth_rad
+        modes = self.bank.mode_probability(base)
+        newest = Newest(
+            predicted=where_known(self._columns(predicted), self._tensor(state.count > 0)),
+            filtered=self._columns(filtered),
+            before=self._columns(state.base_rows)[2:4],
+            gap_s=self._tensor(state.since_s),
+            plot=self._columns(plot),
+            past=self._columns(state.past),
+            past_age_s=self._columns(state.age_s),
+            modes=self._columns(np.zeros((len(plots), 0)) if modes is None else modes),
+            used=self._tensor(base.gated == 0),
+            range_m=self._tensor(plots.range_m),
+            sin_azimuth=self._tensor(np.sin(azimuth)),
+            cos_azimuth=self._tensor(np.cos(azimuth)),
+            count=self._tensor(state.count),
+        )
+        remembered = [
+            BlockState(self._tensor(state.scan[:, k]), self._tensor(state.taps[:, k]))
+            for k in range(self.model.config.blocks)
+        ]
+        with torch.no_grad():
+            told, _ = features(newest, self.model.config.nominal_gap_s)
+            output, after = self.model.sequence(told[None], newest.gap_s.float()[None], remembered)
+            raw = self.model.filter_head(output[0])
+        return replace(
+            state,
+            scan=torch.stack([s.scan for s in after], 1).cpu().numpy(),
+            taps=torch.stack([s.taps for s in after], 1).cpu().numpy(),
+            output=output[0].cpu().numpy(),
+            raw=raw.cpu().numpy(),
+            base_rows=filtered,
+            since_s=np.zeros_like(state.since_s),
+            past=np.concatenate([plot[:, None], state.past], 1)[:, : state.past.shape[1]],
+            age_s=np.concatenate([np.zeros_like(state.age_s[:, :1]), state.age_s], 1)[:, : state.age_s.shape[1]],
+            count=state.count + 1,
+        )
+
+    def _tensor(self, values: Array) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+
+    def _columns(self, values: Array) -> Tensor:
+        """Arrays (N, ...) by component, (..., N)."""
+        return self._tensor(np.moveaxis(values, 0, -1))
+
+
+def packed_rows(mean: Array, covariance: Array) -> Array:
+    """Estimates (N, 4), (N, 4, 4) as (N, 14): the mean, then the covariance's upper triangle by rows."""
+    return np.concatenate([mean, covariance[:, UPPER_TRIANGLE[0], UPPER_TRIANGLE[1]]], 1)
+
+
+def _behind(alive: Tensor) -> Tensor:
+    """Cells that have a prediction: all but each flight's first."""
+    known = alive.clone()
+    known[:, :1] = False
+    return known
+
+
+def _parts(lengths: Array) -> Iterator[tuple[Array, int]]:
+    """Flights of like length together, longest first, and the longest one's plots: at most CELLS in a part."""
+    order = np.argsort(-lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    begin = 0
+    while begin < order.size:
+        longest = int(lengths[order[begin]])
+        end = begin + max(1, CELLS // longest)
+        yield order[begin:end], longest
+        begin = end
