@@ -11,7 +11,7 @@ from ssrtrack.errors import ScenarioError
 
 @dataclass(frozen=True)
 class Key:
-    """Rules of one key: `kind` is float, integer, bool, text, utc, pair (ascending), block or blocks."""
+    """Rules of one key: `kind` is float, integer, bool, text, choice, utc, pair (ascending), block or blocks."""
 
     kind: str
     unit: str
@@ -20,6 +20,7 @@ class Key:
     high: float = inf
     source: str = ""
     block: type[Any] | None = None
+    choices: tuple[str, ...] = ()
 
 
 def key(kind: str, default: Any, unit: str, meaning: str, low: float = -inf, high: float = inf, **more: Any) -> Any:
@@ -67,6 +68,10 @@ def _value(rule: Key, value: Any, where: str) -> Any:
         return tuple(parse_block(_block(rule), v, f"{where}[{i}]") for i, v in enumerate(value))
     if rule.kind == "pair":
         return _pair(rule, value, where)
+    if rule.kind == "choice":
+        if value not in rule.choices:
+            raise ScenarioError(f"{where}: found {_shown(value)}, expected {allowed(rule)}")
+        return value
     checks = {"float": _is_number, "integer": _is_integer, "bool": _is_bool, "text": _is_text, "utc": _is_utc}
     if not checks[rule.kind](value):
         raise ScenarioError(f"{where}: found {_shown(value)}, expected {_expected(rule)}")
@@ -121,6 +126,7 @@ def allowed(rule: Key) -> str:
         "integer": limits,
         "bool": "true or false",
         "text": f"{rule.low:g} to {rule.high:g} characters",
+        "choice": ", ".join(rule.choices),
         "utc": "in whole seconds, such as 2025-06-01T10:00:00Z",
         "pair": f"[low, high], {limits}",
         "block": "a table",

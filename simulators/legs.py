@@ -5,7 +5,7 @@ become piecewise-linear functions of time: roll rate, acceleration and vertical 
 """
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +75,29 @@ class Limits:
 
 @dataclass(frozen=True)
 class Schedules:
-    """Piecewise-linear bank, speed and climb of F flights: (times, values) each (F, n), times since the start."""
+    """Piecewise-linear bank, speed and climb of F flights: (times, values) each (F, n), times since the start.
+
+    Times ascend, and the first is 0; after the last one its value stays.
+    """
 
     bank: Pair
     speed: Pair
     climb: Pair
+
+    @classmethod
+    def concat(cls, parts: list[Self]) -> Self:
+        """Schedules of several sets of flights, one after the other, the last knot repeated up to the longest."""
+
+        def joined(name: str, which: int) -> Floats:
+            tables = [getattr(p, name)[which] for p in parts]
+            longest = max(t.shape[1] for t in tables)
+            return np.concatenate([np.pad(t, ((0, 0), (0, longest - t.shape[1])), "edge") for t in tables])
+
+        return cls(*((joined(name, 0), joined(name, 1)) for name in ("bank", "speed", "climb")))
+
+    def take(self, flights: Any) -> Self:
+        """Some of the flights: an index or mask (F,)."""
+        return type(self)(*((t[flights], y[flights]) for t, y in (self.bank, self.speed, self.climb)))
 
 
 def schedules(legs: Legs, start: Start, limits: Limits) -> Schedules:
@@ -92,26 +110,30 @@ def schedules(legs: Legs, start: Start, limits: Limits) -> Schedules:
         level = np.where(np.isnan(legs.height_m[:, leg]), height, legs.height_m[:, leg])
         acceleration = legs.acceleration_mps2[:, leg]
         changing = np.abs(target - speed) / np.where(target == speed, 1.0, acceleration)
-        climb = _climb(level - height, legs.climb_mps[:, leg], limits.vertical_acceleration_mps2)
-        turn = _turn(legs.turn_rad[:, leg], legs.bank_rad[:, leg], limits.roll_rate_radps, speed, target, changing)
+        climb = climb_profile(level - height, legs.climb_mps[:, leg], limits.vertical_acceleration_mps2)
+        turn = turn_profile(
+            legs.turn_rad[:, leg], legs.bank_rad[:, leg], limits.roll_rate_radps, speed, target, changing
+        )
         knots["speed"] += [(now, speed), (now + changing, target)]
-        knots["climb"] += _trapezium(now, *climb)
-        knots["bank"] += _trapezium(now, *turn)
+        knots["climb"] += trapezium(now, *climb)
+        knots["bank"] += trapezium(now, *turn)
         ends = [2 * climb[1] + climb[2], 2 * turn[1] + turn[2], changing, legs.duration_s[:, leg]]
         now, speed, height = now + np.max(ends, 0), target, level
-    return Schedules(*(_stacked(knots[name]) for name in ("bank", "speed", "climb")))
+    return Schedules(*(stacked(knots[name]) for name in ("bank", "speed", "climb")))
 
 
-def _stacked(knots: list[Pair]) -> Pair:
+def stacked(knots: list[Pair]) -> Pair:
+    """Knots (F,) of one channel as times and values (F, n)."""
     return np.stack([k[0] for k in knots], 1), np.stack([k[1] for k in knots], 1)
 
 
-def _trapezium(now: Floats, peak: Floats, ramp: Floats, hold: Floats) -> list[Pair]:
+def trapezium(now: Floats, peak: Floats, ramp: Floats, hold: Floats) -> list[Pair]:
+    """Knots of a value that ramps to `peak`, stays for `hold` and ramps back to 0."""
     zero = np.zeros_like(peak)
     return [(now, zero), (now + ramp, peak), (now + ramp + hold, peak), (now + 2 * ramp + hold, zero)]
 
 
-def _climb(rise_m: Floats, rate_mps: Floats, acceleration: float) -> tuple[Floats, Floats, Floats]:
+def climb_profile(rise_m: Floats, rate_mps: Floats, acceleration: float) -> tuple[Floats, Floats, Floats]:
     """Peak rate (signed), ramp and hold times; a small step never reaches the full rate."""
     peak = np.minimum(rate_mps, np.sqrt(np.abs(rise_m) * acceleration))
     ramp = peak / acceleration
@@ -119,7 +141,7 @@ def _climb(rise_m: Floats, rate_mps: Floats, acceleration: float) -> tuple[Float
     return np.sign(rise_m) * peak, ramp, np.maximum(np.where(peak > 0, hold, 0.0), 0.0)
 
 
-def _turn(
+def turn_profile(
     angle: Floats, bank: Floats, roll_rate: float, speed: Floats, target: Floats, changing_s: Floats
 ) -> tuple[Floats, Floats, Floats]:
     """Peak bank (signed), ramp and hold times of a turn through `angle`, with ∫ g tan(bank)/V dt = angle.
@@ -155,8 +177,11 @@ def _hold_while_changing(
         bank = outer[0] * np.clip(np.minimum(t, outer[2] - t) / outer[1], 0.0, 1.0)
         v = outer[3] + outer[4] * np.minimum(t, outer[5])
         turned = G_MPS2 * np.sum(half * _GAUSS_W * np.tan(bank) / v, (1, 2))
-        if np.abs(wanted - turned).max() < 1e-13:
+        # Each flight by itself: others that take longer must not change it.
+        open_ = np.abs(wanted - turned) >= 1e-13
+        if not open_.any():
             break
         final = speed + slope * np.minimum(changing_s, end)
-        hold = np.maximum(hold + (wanted - turned) * final / (G_MPS2 * np.tan(peak)), 0.0)
+        better = np.maximum(hold + (wanted - turned) * final / (G_MPS2 * np.tan(peak)), 0.0)
+        hold = np.where(open_, better, hold)
     return hold

@@ -16,7 +16,7 @@ from ssrtrack.simulators.schema import Scenario
 from ssrtrack.simulators.schema_radar import RadarSpec
 from ssrtrack.simulators.ssr import observe, plots_table
 from ssrtrack.simulators.timing import rotations
-from ssrtrack.simulators.traffic import Fleet, Traffic
+from ssrtrack.simulators.traffic import Fleet, Traffic, has_traffic
 from ssrtrack.simulators.trajectory import Paths
 from ssrtrack.simulators.truth import truth_rows
 from ssrtrack.units import DEG_RAD
@@ -74,7 +74,7 @@ def simulate(
         raise ScenarioError(f"seed: found {seed!r}, expected an integer of 0 or more")
     if workers < 1:
         raise ScenarioError(f"workers: found {workers!r}, expected 1 or more")
-    if traffic is None and not scenario.traffic and not scenario.aircraft:
+    if traffic is None and not has_traffic(scenario):
         raise ScenarioError("there is nobody to see; give a [[traffic]], an [[aircraft]] or recorded flights")
     blocks = _blocks(scenario, seed, traffic or Traffic(scenario, seed))
     done = map(_work, blocks) if workers == 1 else _worked_by(workers, blocks)

@@ -7,6 +7,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 from ssrtrack.simulators.blocks import REQUIRED, key
+from ssrtrack.simulators.schema_patterns import Approach, Crossing, Departure, LowLevel
 from ssrtrack.simulators.schema_radar import RadarSpec
 from ssrtrack.simulators.schema_replies import Identity
 from ssrtrack.simulators.schema_traffic import Aircraft, Flow
@@ -27,6 +28,10 @@ class Scenario:
     identity: Identity = key("block", Identity(), "", "codes, addresses and altitude reports", block=Identity)
     radar: tuple[RadarSpec, ...] = key("blocks", REQUIRED, "", "radars, at least one", block=RadarSpec)
     traffic: tuple[Flow, ...] = key("blocks", (), "", "random traffic", block=Flow)
+    approach: tuple[Approach, ...] = key("blocks", (), "", "streams of arrivals", block=Approach)
+    departure: tuple[Departure, ...] = key("blocks", (), "", "streams of departures", block=Departure)
+    crossing: tuple[Crossing, ...] = key("blocks", (), "", "streams of crossing pairs", block=Crossing)
+    low_level: tuple[LowLevel, ...] = key("blocks", (), "", "fast low flying", block=LowLevel)
     aircraft: tuple[Aircraft, ...] = key("blocks", (), "", "scripted aircraft", block=Aircraft)
     name: str = ""
     text: str = ""

@@ -1,4 +1,4 @@
-"""Who flies when: random flows and scripted aircraft, made as time goes on so that long scenarios fit in memory."""
+"""Who flies when: random flows, patterns and scripted aircraft, made as time goes on: long scenarios fit in memory."""
 
 from dataclasses import dataclass, fields
 from typing import Self
@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 from ssrtrack.errors import ScenarioError
 from ssrtrack.simulators.flows import random_flights
-from ssrtrack.simulators.legs import Ints, Legs, Limits, Start
+from ssrtrack.simulators.legs import Ints, Legs, Limits, Schedules, Start, schedules
+from ssrtrack.simulators.patterns import LOW_LEVEL, Planned, streams
+from ssrtrack.simulators.patterns_low import low_flights
 from ssrtrack.simulators.schema import Scenario
 from ssrtrack.simulators.schema_traffic import Aircraft
 from ssrtrack.simulators.trajectory import Paths, fly
@@ -65,29 +67,43 @@ class Traffic:
         # An odd multiplier permutes the codes, so that neighbours in number are not neighbours in code.
         self._codes = np.array(sorted((c for c in range(4096) if c not in used), key=lambda c: c * 1543 % 4096))
         self._scripts = list(range(len(scenario.aircraft)))
-        self._slots = [(f, s, 0, 0.0) for f, flow in enumerate(scenario.traffic) for s in range(flow.number)]
+        self._flows = dict(enumerate(scenario.traffic))
+        self._low = {LOW_LEVEL + n: block for n, block in enumerate(scenario.low_level)}
+        self._slots = [(f, s, 0, 0.0) for f, b in (self._flows | self._low).items() for s in range(b.number)]
+        self._streams = streams(scenario, self._limits)
         self._next_id = len(scenario.aircraft)
 
     def until(self, time_s: float) -> tuple[Paths, Fleet] | None:
-        """The flights not given before that start before `time_s`, or None."""
+        """The flights not given before that start before `time_s`, and perhaps some that start later, or None.
+
+        Raises:
+            ScenarioError: a pattern has no room for what it asks.
+        """
         plans = [self._scripted(time_s)]
         last_s = self._end_s - MIN_FLIGHT_S
         while due := [slot for slot in self._slots if slot[3] < time_s and slot[3] <= last_s]:
-            legs, start, fleet = self._random(due)
             later = [slot for slot in self._slots if slot[3] >= time_s or slot[3] > last_s]
-            ends = start.end_s.tolist()
-            self._slots = later + [(f, s, n + 1, end) for (f, s, n, _), end in zip(due, ends, strict=True)]
-            plans.append((legs, start, fleet))
-        made = [p for p in plans if p is not None]
-        if not made:
+            made = self._random([s for s in due if s[0] in self._flows]) + self._low_level(
+                [s for s in due if s[0] in self._low]
+            )
+            plans += [self._with_fleet(planned) for planned in made]
+            ends = {tuple(who): end for m in made for who, end in zip(m.who.tolist(), m.start.end_s, strict=True)}
+            self._slots = later + [(f, s, n + 1, float(ends[f, s, n])) for f, s, n, _ in due]
+        plans += [self._with_fleet(planned) for each in self._streams for planned in each.until(time_s, self._rng)]
+        made_up = [p for p in plans if p is not None and len(p[2].truth_id)]
+        if not made_up:
             return None
         # Flown together: the integration costs as much for a hundred flights as for one.
-        fleet = Fleet.concat([p[2] for p in made])
+        fleet = Fleet.concat([p[2] for p in made_up])
         turbulent = self._limits.turbulence_psd > 0
         rngs = [stream(self._seed, TURBULENCE, *map(int, who)) for who in fleet.who] if turbulent else []
-        return fly(Legs.concat([p[0] for p in made]), Start.concat([p[1] for p in made]), self._limits, rngs), fleet
+        plan, start = Schedules.concat([p[0] for p in made_up]), Start.concat([p[1] for p in made_up])
+        return fly(plan, start, self._limits, rngs), fleet
 
-    def _scripted(self, time_s: float) -> tuple[Legs, Start, Fleet] | None:
+    def _rng(self, *key: int) -> np.random.Generator:
+        return stream(self._seed, TRAFFIC, *key)
+
+    def _scripted(self, time_s: float) -> tuple[Schedules, Start, Fleet] | None:
         due = [i for i in self._scripts if self._scenario.aircraft[i].start_s < time_s]
         if not due:
             return None
@@ -95,17 +111,30 @@ class Traffic:
         crew = [self._scenario.aircraft[i] for i in due]
         who = np.array([(SCRIPTED, i, 0) for i in due])
         fleet = self._fleet(np.array(due), who, np.array([a.mode_s for a in crew]), crew)
-        return scripted_legs(crew), scripted_start(crew, self._end_s), fleet
+        start = scripted_start(crew, self._end_s)
+        return schedules(scripted_legs(crew), start, self._limits), start, fleet
 
-    def _random(self, due: list[tuple[int, int, int, float]]) -> tuple[Legs, Start, Fleet]:
-        who = np.array([slot[:3] for slot in due])
-        rngs = [stream(self._seed, TRAFFIC, *map(int, row)) for row in who]
-        flows = [self._scenario.traffic[f] for f in who[:, 0]]
-        begin = np.array([slot[3] for slot in due])
+    def _random(self, due: list[tuple[int, int, int, float]]) -> list[Planned]:
+        if not due:
+            return []
+        who, begin = np.array([slot[:3] for slot in due]), np.array([slot[3] for slot in due])
+        flows, rngs = [self._flows[f] for f in who[:, 0]], [self._rng(*row) for row in who.tolist()]
         legs, start, mode_s = random_flights(flows, self._centre, begin, self._end_s, rngs)
-        ids = self._next_id + np.arange(len(due))
-        self._next_id += len(due)
-        return legs, start, self._fleet(ids, who, mode_s, None)
+        return [Planned(schedules(legs, start, self._limits), start, who, mode_s)]
+
+    def _low_level(self, due: list[tuple[int, int, int, float]]) -> list[Planned]:
+        if not due:
+            return []
+        who, begin = np.array([slot[:3] for slot in due]), np.array([slot[3] for slot in due])
+        turns, ground = ([self._rng(*row, *more) for row in who.tolist()] for more in ((), (1,)))
+        blocks = [self._low[f] for f in who[:, 0]]
+        plan, start, mode_s = low_flights(blocks, begin, self._end_s, self._limits, turns, ground)
+        return [Planned(plan, start, who, mode_s)]
+
+    def _with_fleet(self, planned: Planned) -> tuple[Schedules, Start, Fleet]:
+        ids = self._next_id + np.arange(len(planned.who))
+        self._next_id += len(planned.who)
+        return planned.plan, planned.start, self._fleet(ids, planned.who, planned.mode_s, None)
 
     def _fleet(self, ids: Ints, who: Ints, mode_s: NDArray[np.bool_], crew: list[Aircraft] | None) -> Fleet:
         # Odd multiplier: a permutation of the block, so that addresses are unique and do not run in sequence.
@@ -117,6 +146,12 @@ class Traffic:
             mode3a[n] = int(a.mode3a, 8) if a.mode3a else mode3a[n]
             callsign[n] = a.callsign.encode() if a.callsign else callsign[n]
         return Fleet(ids, who, mode_s, np.where(mode_s, address, -1), mode3a, np.where(mode_s, callsign, b""))
+
+
+def has_traffic(scenario: Scenario) -> bool:
+    """Whether a scenario says of anybody that they fly."""
+    s = scenario
+    return bool(s.traffic or s.aircraft or s.approach or s.departure or s.crossing or s.low_level)
 
 
 def made_up_callsign(truth_id: int) -> str:

@@ -125,13 +125,13 @@ def horner_slope(c: Floats, t: Floats) -> Floats:
     return value
 
 
-def fly(legs: Legs, start: Start, limits: Limits, rngs: list[np.random.Generator]) -> Paths:
-    """Paths of F flights; `rngs` (one per flight) are used only where there is turbulence.
+def fly(legs: Legs | Schedules, start: Start, limits: Limits, rngs: list[np.random.Generator]) -> Paths:
+    """Paths of F flights that fly legs, or schedules; `rngs` (one per flight) are used only where there is turbulence.
 
     Raises:
         ScenarioError: a path comes within 2 degrees of a pole.
     """
-    plan = schedules(legs, start, limits)
+    plan = legs if isinstance(legs, Schedules) else schedules(legs, start, limits)
     flight, time, length, row, law = _pieces(plan, start, limits)
     key = _Key(plan, float((start.end_s - start.time_s).max()))
     ends = [key.values(flight, time), key.values(flight, time + length)]
