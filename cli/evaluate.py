@@ -36,6 +36,19 @@ def evaluate(
     gap: Gap = 60.0,
     backend: Backend = "auto",
     seed: Seed = 1,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXIS",
+            help="Also on plots made worse step by step: pd, pd-runs, sigma, sigma-told, jitter, bias, bias-range, "
+            "outliers, gap or period; repeat.",
+            show_default=False,
+        ),
+    ] = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,...", help="Levels of the one --sweep instead of the default ones."),
+    ] = None,
     save_tracks: Annotated[bool, typer.Option("--save-tracks", help="Also write tracks.h5 into the folder.")] = False,
 ) -> None:
     """Track with the chosen estimators, score accuracy and calibration, write report.html and scores.json."""
@@ -50,6 +63,7 @@ def evaluate(
     if save_tracks and len(logs) > 1:
         raise typer.BadParameter("--save-tracks takes one log: track numbers of several would clash")
     sigma_azimuth_rad = azimuth_sigma_rad(sigma_range, sigma_azimuth)
+    axes = _axes(sweep or [], levels)
     if output.exists() and not output.is_dir():
         raise typer.BadParameter(f"{output} is a file, expected a folder for the report")
     check_folder(output)
@@ -85,6 +99,7 @@ def evaluate(
             seed=seed,
             progress=progress,
             tracks_writer=save,
+            sweep=axes,
         )
         page = make_report(
             result,
@@ -96,5 +111,29 @@ def evaluate(
             progress=progress,
         )
     # A pipe or file has no width of its own; the table needs 100 columns.
-    Console(width=None if sys.stdout.isatty() else 100).print(format_table(result))
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(format_table(result))
+    if result.sweeps:
+        from ssrtrack.report.sweep_table import format_sweeps
+
+        console.print()
+        console.print(format_sweeps(result.sweeps))
     print(f"Report: {page}")
+
+
+def _axes(sweep: list[str], levels: str | None) -> dict[str, list[float] | None]:
+    """Levels by axis, None for the default ones.
+
+    Raises:
+        typer.BadParameter: an axis named twice, levels without exactly one axis, or levels that are no numbers.
+    """
+    if len(set(sweep)) < len(sweep):
+        raise typer.BadParameter(f"--sweep names an axis twice: {', '.join(sweep)}")
+    if levels is None:
+        return dict.fromkeys(sweep)
+    if len(sweep) != 1:
+        raise typer.BadParameter(f"--levels belongs to one --sweep, there are {len(sweep)}; sweep one axis at a time")
+    try:
+        return {sweep[0]: [float(level) for level in levels.split(",")]}
+    except ValueError:
+        raise typer.BadParameter(f"--levels is {levels!r}, expected numbers with commas, such as 0.9,0.7") from None

@@ -10,7 +10,8 @@ from ssrtrack.errors import ScoringError
 from ssrtrack.report import words
 from ssrtrack.report.figures_batch import logs_by_score
 from ssrtrack.report.html import frame, replace_file
-from ssrtrack.report.sections import Section, fact, figure, legend, score_table, sections, table
+from ssrtrack.report.parts import figure, legend, table
+from ssrtrack.report.sections import Section, fact, score_table, sections
 from ssrtrack.report.words import GROUPS, ROWS
 from ssrtrack.scoring.overall import BatchResult, LogResult, main_score, worst_first
 from ssrtrack.scoring.result import EvaluationResult

@@ -4,7 +4,9 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
+from ssrtrack.scoring.degrade import AXES
 from ssrtrack.scoring.result import EvaluationResult, RadarNoise, TrackerResult
+from ssrtrack.scoring.sweep_curves import Curve, Sweep
 
 FORMAT, VERSION = "ssrtrack-scores", 1
 
@@ -30,6 +32,7 @@ def scores_json(result: EvaluationResult) -> dict[str, Any]:
             "trackers": {tracker.name: _tracker(tracker) for tracker in result.trackers},
             "radars": [_radar(radar) for radar in result.radars],
             "notes": list(result.notes),
+            "sweeps": {sweep.axis: _sweep(sweep) for sweep in result.sweeps},
         }
     )
     return plain
@@ -41,6 +44,29 @@ def _tracker(tracker: TrackerResult) -> dict[str, Any]:
 
 def _radar(radar: RadarNoise) -> dict[str, Any]:
     return asdict(radar)
+
+
+def _sweep(sweep: Sweep) -> dict[str, Any]:
+    return {
+        "unit": AXES[sweep.axis].unit,
+        "levels": sweep.levels.tolist(),
+        "score": sweep.key,
+        "reference": sweep.reference,
+        "limit": sweep.limit,
+        "flights": sweep.flights,
+        "trackers": {curve.tracker: _curve(curve) for curve in sweep.curves},
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "scores": {key: values.tolist() for key, values in curve.scores.items()},
+        "intervals": {key: values.tolist() for key, values in curve.intervals.items()},
+        "break_level": curve.break_level,
+        "break_interval": curve.break_interval,
+        "area_ratio": curve.area_ratio,
+        "area_interval": curve.area_interval,
+    }
 
 
 def _plain(value: Any) -> Any:
