@@ -1,7 +1,9 @@
 """The benchmark suite: four scenarios, each with a training, a validation and a test split that share no flight.
 
 A name, a version and a split say exactly which flights and plots are meant (docs/suite.md), so that two figures from
-different people can be compared. Whatever changes a single plot of a split needs a new VERSION.
+different people can be compared. Whatever changes a single plot of a split needs a new VERSION; that is why the files
+spell out their radars and name no profile. Random errors only: a bias of the radar adds the same to every tracker's
+error, and would hide what the suite is there to show.
 """
 
 import re
