@@ -1,4 +1,4 @@
-"""The four tables everything speaks: Plots, Truth, Tracks and Radar.
+"""The tables everything speaks: Plots, Truth, Tracks and Radar, and Trajectories from outside.
 
 Each is a frozen struct of arrays: one NumPy column per field, all of one length, read-only. A column's dtype, unit,
 meaning and value for "absent" are declared once, beside the field; the log format, the documentation and the checks
@@ -7,6 +7,7 @@ read them from there. Units are SI; latitude and longitude alone are degrees, as
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from enum import IntFlag
 from math import nan, pi
 from typing import TYPE_CHECKING, Any, Self
@@ -86,7 +87,7 @@ def _column(dtype: str, unit: str, description: str, **more: Any) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Common behaviour of the four tables; holds no columns itself."""
+    """Common behaviour of the tables; holds no columns itself."""
 
     def __post_init__(self) -> None:
         given = {name: np.asarray(value) for name in self.specs() if (value := getattr(self, name)) is not None}
@@ -322,3 +323,21 @@ class Radar(Table):
     def has_site(self) -> Array:
         """Which radars have a known position, (n,) bool."""
         return np.isfinite(self.latitude_deg) & np.isfinite(self.longitude_deg) & np.isfinite(self.height_m)
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories(Table):
+    """Recorded positions of aircraft, ordered by flight and time; `epoch` is the UTC instant of time_s = 0."""
+
+    time_s: Array = _column("f8", "s", "time of the position since the epoch (UTC)", standard_name="time")
+    flight_id: Array = _column("i4", "1", "flight, numbered from 0 in order of the first position", low=0)
+    latitude_deg: Array = _column("f8", "degrees_north", "WGS84 latitude", low=-90.0, high=90.0)
+    longitude_deg: Array = _column("f8", "degrees_east", "WGS84 longitude", low=-180.0, high=360.0)
+    altitude_m: Array = _column("f8", "m", "pressure altitude, NaN unknown", fill=nan, low=-4000.0, high=70000.0)
+    address: Array = _column("i4", "1", "ICAO 24-bit aircraft address, -1 absent", fill=-1, low=0, high=0xFFFFFF)
+    callsign: Array = _column("S8", "1", "aircraft identification, empty if absent", fill=b"")
+    mode3a: Array = _column("i2", "1", "Mode 3/A code (written in octal), -1 absent", fill=-1, low=0, high=0o7777)
+    ground_speed_mps: Array = _column("f4", "m s-1", "reported ground speed, NaN absent", fill=nan, low=0.0)
+    track_angle_rad: Array = _column("f4", "rad", "reported track, clockwise from true north, NaN absent", fill=nan)
+    vertical_rate_mps: Array = _column("f4", "m s-1", "reported rate of climb, NaN absent", fill=nan)
+    epoch: datetime = field(default=datetime(1970, 1, 1, tzinfo=UTC))

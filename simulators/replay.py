@@ -1,0 +1,181 @@
+"""Recorded flights as the truth of a simulation: the traffic that a radar sees is what was flown."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssrtrack.data import Phase, Trajectories
+from ssrtrack.geodesy import wrapped_angle
+from ssrtrack.simulators.replay_noise import measured_noise
+from ssrtrack.simulators.replay_paths import to_paths
+from ssrtrack.simulators.replay_smooth import Ints, Noise, States, rows_of, smooth
+from ssrtrack.simulators.traffic import MIN_FLIGHT_S, Fleet, made_up_callsign
+from ssrtrack.simulators.trajectory import Paths
+from ssrtrack.units import DEG_RAD, KT_MPS
+
+RECORDED = 65534  # flow number of recorded flights in random streams
+STRAY_WEIGHT = 0.25  # of a position: it lies over four sigma off
+_ROWS_AT_ONCE = 20_000
+_FIRST_CODE, _CODES = 0o0100, 4000
+
+
+@dataclass(frozen=True)
+class ReplaySummary:
+    """How the smoothed motion of the flights given so far agrees with what was recorded; NaN where nothing was."""
+
+    flights: int
+    rows: int
+    noise: Noise
+    stray_share: float
+    speed_rms_mps: float
+    speed_median_mps: float  # of the absolute difference
+    track_rms_rad: float
+    climb_rms_mps: float
+    phase_share: dict[str, float]
+
+    def __str__(self) -> str:
+        along, across, up = self.noise.position_m
+        lines = [
+            f"{self.flights:,} flights smoothed from {self.rows:,} positions, taken to err by {along:.0f} m along the "
+            f"track, {across:.0f} m across and {up:.0f} m in height; {self.stray_share:.2%} stray",
+            "  time spent " + ", ".join(f"{name} {share:.1%}" for name, share in self.phase_share.items()),
+        ]
+        if np.isfinite(self.speed_rms_mps):
+            lines.append(
+                f"  against reported motion: ground speed {self.speed_rms_mps:.2f} m/s RMS "
+                f"({self.speed_median_mps:.2f} median), track {self.track_rms_rad / DEG_RAD:.2f} deg RMS"
+            )
+        if np.isfinite(self.climb_rms_mps):
+            lines.append(f"  rate of climb {self.climb_rms_mps:.2f} m/s RMS")
+        return "\n".join(lines)
+
+
+class RecordedTraffic:
+    """Recorded flights in order of their start, smoothed as they are asked for; stands where Traffic does.
+
+    Args:
+        trajectories: cleaned rows by flight and time.
+        start_s: time of the table that becomes time 0; flights in the air then begin at 0.
+        duration_s: length of the scenario, at which every flight ends; by default that of the table.
+        noise: of the recording; measured on it if absent.
+    """
+
+    def __init__(
+        self,
+        trajectories: Trajectories,
+        *,
+        start_s: float = 0.0,
+        duration_s: float = np.inf,
+        noise: Noise | None = None,
+    ) -> None:
+        self.noise = noise or measured_noise(rows_of(trajectories)) if len(trajectories) else Noise()
+        inside = (trajectories.time_s >= start_s - 60.0) & (trajectories.time_s <= start_s + duration_s + 60.0)
+        kept = trajectories[inside]
+        self._table = kept.replace(time_s=kept.time_s - start_s)
+        self._duration_s = min(duration_s, float(trajectories.time_s.max()) - start_s)
+        self._first, self._count = _flights(self._table.flight_id)
+        begin, end = self._table.time_s[self._first], self._table.time_s[self._first + self._count - 1]
+        long = np.minimum(end, self._duration_s) - np.maximum(begin, 0.0) >= MIN_FLIGHT_S
+        self._waiting = np.flatnonzero(long & (self._count >= 2))
+        self._begin_s = begin
+        self._tally = _Tally()
+
+    @property
+    def flights(self) -> int:
+        """Flights not given yet."""
+        return len(self._waiting)
+
+    @property
+    def summary(self) -> ReplaySummary:
+        """Of the flights given so far."""
+        return self._tally.summary(self.noise)
+
+    def until(self, time_s: float) -> tuple[Paths, Fleet] | None:
+        """The flights not given before that start before `time_s`, or None."""
+        due = self._waiting[self._begin_s[self._waiting] < time_s]
+        if len(due) == 0:
+            return None
+        self._waiting = self._waiting[self._begin_s[self._waiting] >= time_s]
+        share = np.cumsum(self._count[due]) // _ROWS_AT_ONCE
+        parts = [self._flown(due[share == s]) for s in np.unique(share)]
+        return Paths.concat([p for p, _ in parts]), Fleet.concat([f for _, f in parts])
+
+    def _flown(self, which: Ints) -> tuple[Paths, Fleet]:
+        counts = self._count[which]
+        rows = np.repeat(self._first[which] - np.cumsum(counts) + counts, counts) + np.arange(int(counts.sum()))
+        table, flight = self._table[rows], np.repeat(np.arange(len(which)), counts)
+        states = smooth(rows_of(table), self.noise)
+        paths = to_paths(table.time_s, flight, states)
+        self._tally.add(table, flight, states, paths)
+        # Pieces outside the scenario stay, so that a flight in the air at its start is smooth there.
+        paths = dataclasses.replace(
+            paths, start_s=np.maximum(paths.start_s, 0.0), end_s=np.minimum(paths.end_s, self._duration_s)
+        )
+        return paths, _fleet(self._table, self._first[which])
+
+
+def _flights(flight_id: Ints) -> tuple[Ints, Ints]:
+    """First row and number of rows of each flight."""
+    first = np.flatnonzero(np.diff(flight_id, prepend=-1))
+    return first, np.diff(np.append(first, len(flight_id)))
+
+
+def _fleet(table: Trajectories, rows: Ints) -> Fleet:
+    """Identities of flights from their first rows; who reports a position answers Mode S."""
+    ids = table.flight_id[rows].astype(np.int64)
+    who = np.stack([np.full(len(ids), RECORDED), ids, np.zeros_like(ids)], 1)
+    made_up = _FIRST_CODE + (ids * 1543) % _CODES
+    callsign = np.array([made_up_callsign(int(i)) for i in ids], "S8")
+    return Fleet(
+        truth_id=ids,
+        who=who,
+        mode_s=np.ones(len(ids), bool),
+        address=table.address[rows].astype(np.int64),
+        mode3a=np.where(table.mode3a[rows] >= 0, table.mode3a[rows], made_up).astype(np.int64),
+        callsign=np.where(table.callsign[rows] != b"", table.callsign[rows], callsign),
+    )
+
+
+class _Tally:
+    """Running sums for the summary."""
+
+    def __init__(self) -> None:
+        self.flights, self.stray = 0, 0
+        self.speed: list[NDArray[np.float32]] = []
+        self.sums = np.zeros(5)  # rows, track², tracks, climb², climbs
+        self.seconds = np.zeros(8)
+
+    def add(self, table: Trajectories, flight: Ints, states: States, paths: Paths) -> None:
+        self.flights += int(flight[-1]) + 1
+        self.stray += int(np.sum(states.weight[:, :2].min(1) < STRAY_WEIGHT))
+        state = paths.state(paths.locate(flight, table.time_s), table.time_s)
+        speed = state["speed_mps"] - table.ground_speed_mps
+        self.speed.append(speed[np.isfinite(speed)].astype("f4"))
+        moving = np.isfinite(table.track_angle_rad) & (table.ground_speed_mps > 20.0 * KT_MPS)
+        turn = wrapped_angle(state["track_rad"] - table.track_angle_rad)[moving]
+        climb = state["climb_mps"] - table.vertical_rate_mps
+        known = np.isfinite(climb)
+        self.sums += len(table), np.sum(turn**2), moving.sum(), np.sum(climb[known] ** 2), known.sum()
+        self.seconds += np.bincount(paths.phase, paths.length_s, 8)
+
+    def summary(self, noise: Noise) -> ReplaySummary:
+        rows, track2, tracks, climb2, climbs = self.sums
+        speed = np.concatenate([*self.speed, np.zeros(0, "f4")]).astype(float)
+        seconds = self.seconds / max(self.seconds.sum(), 1e-9)
+        bits = np.arange(8)
+        shares = {"steady": float(seconds[0])}
+        for name, bit in (("turning", Phase.TURN), ("climbing", Phase.CLIMB), ("changing speed", Phase.SPEED_CHANGE)):
+            shares[name] = float(seconds[(bits & bit) > 0].sum())
+        return ReplaySummary(
+            flights=self.flights,
+            rows=int(rows),
+            noise=noise,
+            stray_share=self.stray / max(rows, 1),
+            speed_rms_mps=float(np.sqrt(np.mean(speed**2))) if len(speed) else np.nan,
+            speed_median_mps=float(np.median(np.abs(speed))) if len(speed) else np.nan,
+            track_rms_rad=float(np.sqrt(track2 / tracks)) if tracks else np.nan,
+            climb_rms_mps=float(np.sqrt(climb2 / climbs)) if climbs else np.nan,
+            phase_share=shares,
+        )
