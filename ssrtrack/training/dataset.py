@@ -10,9 +10,9 @@ from ssrtrack.errors import TrainingError
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.tracking.flights import Cutting
 from ssrtrack.tracking.sigma import choose_sigmas
+from ssrtrack.training.flown_simulated import FLIGHTS_APART
 from ssrtrack.training.flown_windows import MIN_PLOTS, Array, Windows, windows_of
 
-_PER_LOG = 1 << 32  # flights of one log are numbered below this
 _PASS = 104  # first word of the spawn key of a pass's order
 
 
@@ -29,7 +29,7 @@ def read_flights(logs: Sequence[str | PathLike[str]], length: int) -> Windows:
     for number, path in enumerate(logs):
         with LogReader(path) as reader:
             part = _windows(reader, length)
-        parts.append(replace(part, flight=part.flight + number * _PER_LOG))
+        parts.append(replace(part, flight=part.flight + number * FLIGHTS_APART))
     return Windows.concat(parts)
 
 

@@ -29,6 +29,7 @@ from ssrtrack.training.flown_windows import MIN_PLOTS, Windows, windows_of
 TRAINING, VALIDATION, SHUFFLE = 101, 102, 103
 BLOCK_PLOTS = 150_000  # a longer scenario is cut, so that a block stays some hundred megabytes at most
 SLOT_ROWS, MOST_SLOTS = 32, 8
+FLIGHTS_APART = 1 << 32  # between the numbers of the flights of two simulations or logs
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ def block(plan: Endless, purpose: int, slot: int, number: int) -> Windows:
     Raises:
         ScenarioError: the scenario gives no flight of MIN_PLOTS plots.
     """
+    return _shuffled(plan, block_seed(plan.seed, purpose, slot, number))
+
+
+def _shuffled(plan: Endless, seed: int) -> Windows:
     scenario = _short_enough(plan.scenario)
-    seed = block_seed(plan.seed, purpose, slot, number)
     plots, truth = zip(*simulate(scenario, seed), strict=True)
     found = windows_of(plots, truth, radars(scenario), plan.length)
     if found is None:
@@ -153,9 +157,15 @@ def _end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def held_out_flights(plan: Endless, flights: int) -> Windows:
-    """About `flights` windows of flights that no training block shares, from their own seeds."""
+def held_out_flights(plan: Endless, windows: int, seed: int | None = None) -> Windows:
+    """Windows of flights that no training block shares: `windows` of them from seeds of their own.
+
+    With `seed`, at most that many from the scenario under just this seed: a split of the benchmark suite.
+    """
+    if seed is not None:
+        return _shuffled(plan, seed).take(slice(0, windows))
     parts: list[Windows] = []
-    while sum(map(len, parts)) < flights:
-        parts.append(block(plan, VALIDATION, 0, len(parts)))
-    return Windows.concat(parts).take(slice(0, flights))
+    while sum(map(len, parts)) < windows:
+        part = block(plan, VALIDATION, 0, len(parts))
+        parts.append(replace(part, flight=part.flight + len(parts) * FLIGHTS_APART))
+    return Windows.concat(parts).take(slice(0, windows))

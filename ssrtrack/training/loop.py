@@ -1,0 +1,263 @@
+"""The training loop: batches in, a learned tracker out, and a state on disk from which a killed run goes on exactly.
+
+Every number that a step depends on is a function of the recipe, the flights and the step's number, or is in the saved
+state, so a run by steps that was killed and resumed has the losses of one that was not.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from math import isfinite, log
+from time import monotonic
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ssrtrack.errors import TrainingError
+from ssrtrack.filters.bank import Bank
+from ssrtrack.models.residual_inputs import base_history
+from ssrtrack.training.distributed import Ranks
+from ssrtrack.training.flown_tensors import to_flown
+from ssrtrack.training.flown_windows import Windows
+from ssrtrack.training.loop_folder import PROGRESS, STEPS, RunFolder
+from ssrtrack.training.loop_model import estimates, groups, keep_within_bounds, loss_of
+from ssrtrack.training.loop_recipe import Recipe
+from ssrtrack.training.loop_validation import Errors, HeldOut, errors_of, joined
+from ssrtrack.training.resume import read_state, write_state
+
+SAVE_S = 5.0  # between saved states: what a kill costs at most
+MOST_SKIPPED = 20  # steps in a row without a finite gradient
+LEAST_GAIN = 1e-5  # in the mean logarithm of the ratios: less is rounding
+VALIDATIONS = 20  # in a run, unless the recipe says how many steps lie between them
+
+
+class Flights(Protocol):
+    """Where batches come from: `windows(k)` is this process's part of batch k, always the same."""
+
+    def windows(self, k: int) -> Windows:
+        """Part of batch k."""
+
+
+@dataclass
+class Position:
+    """Where a run stands; everything beside the tensors that its next step depends on."""
+
+    step: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    loss: float = float("nan")  # of the last step
+    validated: int = -1  # step of the last validation
+    validated_s: float = 0.0
+    best: float = float("inf")
+    best_step: int = -1
+    since_best: int = 0  # validations
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Report:
+    """One validation: errors on the held-out flights beside the base filter's and the reference's."""
+
+    step: int
+    seconds: float
+    loss: float
+    errors: Errors
+    held_out: HeldOut
+
+    def row(self) -> dict[str, Any]:
+        """A row of progress.csv."""
+        out: dict[str, Any] = {"step": self.step, "seconds": round(self.seconds, 2), "loss": self.loss}
+        three = ("", self.errors), ("base_", self.held_out.base), ("reference_", self.held_out.reference)
+        for name, errors in three:
+            out |= {
+                f"{name}position_rmse_m": errors.position_rmse_m,
+                f"{name}velocity_rmse_mps": errors.velocity_rmse_mps,
+            }
+        return out
+
+    @property
+    def ratio(self) -> tuple[float, float]:
+        """Position and velocity RMSE over the reference's."""
+        ours, other = self.errors, self.held_out.reference
+        return (
+            ours.position_rmse_m / other.position_rmse_m,
+            ours.velocity_rmse_mps / other.velocity_rmse_mps,
+        )
+
+    @property
+    def score(self) -> float:
+        """What the best model has least of: the mean logarithm of the two ratios."""
+        return 0.5 * sum(log(r) if isfinite(r) and r > 0.0 else float("inf") for r in self.ratio)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Whom a run tells how it goes; by default nobody. `best` must store the model it is given."""
+
+    step: Callable[[float, float], None] = lambda progress, loss: None
+    validated: Callable[[Report], None] = lambda report: None
+    best: Callable[[nn.Module, Report], None] = lambda model, report: None
+    scalars: Callable[[int, dict[str, float]], None] = lambda step, values: None
+
+
+@dataclass
+class Training:
+    """A run at work. `held_out` is needed by the leading process alone."""
+
+    recipe: Recipe
+    model: nn.Module
+    bank: Bank
+    flights: Flights
+    held_out: HeldOut | None
+    ranks: Ranks
+    folder: RunFolder | None = None
+    watch: Watch = field(default_factory=Watch)
+    at: Position = field(default_factory=Position)
+
+    def __post_init__(self) -> None:
+        self.model.to(self.ranks.device)
+        self.optimizer = torch.optim.AdamW(
+            groups(self.model, self.recipe.weight_decay), lr=self.recipe.learning_rate, betas=(0.9, 0.98)
+        )
+        self._shared: nn.Module = self.model
+        if self.ranks.world > 1:
+            self._shared = nn.parallel.DistributedDataParallel(self.model)
+
+    def resume(self) -> None:
+        """Go back to the saved state of the folder.
+
+        Raises:
+            CheckpointError: it is damaged, or not of this model.
+        """
+        if self.folder is None:
+            raise TrainingError("a run without a folder has nothing to resume from; give it one")
+        # A run that was killed before its first state begins again.
+        if self.folder.state.exists():
+            self.at = Position(**read_state(self.folder.state, self.model, self.optimizer))
+        self.ranks.wait()  # nobody may still read what the leader now changes
+        if self.ranks.leads:
+            self.folder.cut_to(self.at.step, self.at.validated)
+
+    def run(self) -> Report | None:
+        """Train to the end of the recipe; returns the last validation (None where another process leads).
+
+        Raises:
+            TrainingError: the gradient is not finite for MOST_SKIPPED steps in a row.
+        """
+        recipe, report, begun, saved = self.recipe, None, monotonic() - self.at.seconds, monotonic()
+        while True:
+            seconds, done = self._agreed(monotonic() - begun)
+            self.at.seconds = seconds
+            if self._validation_due(seconds, done):
+                report = self._validate() or report
+                self.at.validated, self.at.validated_s = self.at.step, seconds
+                done = done or self._stopped()
+            if done:
+                break
+            progress = recipe.progress(self.at.step, seconds)
+            self.at.loss = self._step(recipe.rate(progress, self.at.step))
+            if self.ranks.leads:
+                self.watch.step(progress, self.at.loss)
+            if monotonic() - saved > SAVE_S:
+                self._save()
+                saved = monotonic()
+        self._save()
+        self.ranks.wait()
+        return report
+
+    def _agreed(self, seconds: float) -> tuple[float, bool]:
+        """Seconds of training, and whether it is over, the same in every process."""
+        seconds = self.ranks.from_leader([seconds])[0]
+        return seconds, self.recipe.progress(self.at.step, seconds) >= 1.0 or self._stopped()
+
+    def _stopped(self) -> bool:
+        return 0 < self.recipe.patience <= self.at.since_best
+
+    def _validation_due(self, seconds: float, done: bool) -> bool:
+        if self.at.validated == self.at.step:
+            return False
+        if done or self.at.validated < 0:
+            return True
+        recipe = self.recipe
+        if recipe.validate_every or recipe.steps:
+            return self.at.step % (recipe.validate_every or max(1, recipe.steps // VALIDATIONS)) == 0
+        return seconds >= self.at.validated_s + 60.0 * recipe.minutes / VALIDATIONS
+
+    def _step(self, rate: float) -> float:
+        """One step of the optimiser; returns the loss of the whole batch."""
+        flown = to_flown(self.flights.windows(self.at.step), self.ranks.device)
+        base = base_history(self.bank, flown)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self._precision():
+            loss, plots = loss_of(self._shared, base, flown)
+        total = self.ranks.total(plots)
+        # DDP takes the mean over processes; what is wanted is the mean over plots.
+        (loss * (plots * self.ranks.world / max(total, 1.0))).backward()  # type: ignore[no-untyped-call]
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip))
+        whole = self.ranks.total(float(loss.detach()) * plots) / max(total, 1.0)
+        self._apply(norm)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.at.step += 1
+        if self.ranks.leads:
+            row = {"loss": whole, "gradient_norm": norm, "learning_rate": rate}
+            self.watch.scalars(self.at.step, row)
+            if self.folder is not None:
+                self.folder.add(STEPS, {"step": self.at.step} | row)
+        return whole
+
+    def _apply(self, norm: float) -> None:
+        """Let the optimiser use the gradient, unless it is not finite: then all processes see that alike."""
+        if not isfinite(norm):
+            self.at.skipped += 1
+            if self.at.skipped >= MOST_SKIPPED:
+                raise TrainingError(
+                    f"the gradient is not finite for {self.at.skipped} steps in a row (now step {self.at.step}): the "
+                    "training has diverged; begin anew with a lower --learning-rate"
+                )
+            return
+        self.at.skipped = 0
+        self.optimizer.step()
+        keep_within_bounds(self.model)
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.recipe.dtype == "bf16":
+            return torch.autocast(self.ranks.device.type, torch.bfloat16)
+        return nullcontext()
+
+    def _validate(self) -> Report | None:
+        """Errors on the held-out flights; the leader measures, and all learn whether it was a new best."""
+        report, better = None, False
+        if self.ranks.leads and self.held_out is not None:
+            report = self.report_on(self.model)
+            better = report.score < self.at.best - LEAST_GAIN
+            if better:
+                self.at.best, self.at.best_step = report.score, self.at.step
+                self.watch.best(self.model, report)
+            if self.folder is not None:
+                self.folder.add(PROGRESS, report.row())
+            names = "position_rmse_over_reference", "velocity_rmse_over_reference"
+            self.watch.scalars(self.at.step, dict(zip(names, report.ratio, strict=True)))
+            self.watch.validated(report)
+        better = bool(self.ranks.from_leader([float(better)])[0])
+        self.at.since_best = 0 if better else self.at.since_best + 1
+        return report
+
+    def report_on(self, model: nn.Module) -> Report:
+        """Errors of a model on the held-out flights."""
+        if self.held_out is None:
+            raise TrainingError("there are no held-out flights to report on; give some")
+        parts = []
+        with torch.no_grad(), self._precision():
+            for flown, base in self.held_out.pieces:
+                parts.append(errors_of(estimates(model, base, flown), flown))
+        return Report(self.at.step, self.at.seconds, self.at.loss, joined(parts), self.held_out)
+
+    def _save(self) -> None:
+        if self.folder is not None and self.ranks.leads:
+            self.folder.flush()
+            write_state(self.folder.state, self.model, self.optimizer, self.at.facts())

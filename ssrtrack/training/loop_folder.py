@@ -1,0 +1,130 @@
+"""The folder of a run: what is in it, that nothing there is lost, and the two tables that grow.
+
+config.json    what was asked for; a run goes on from it alone
+steps.csv      a row for every step: loss, norm of the gradient, learning rate
+progress.csv   a row for every validation: errors beside the base filter's and the reference's
+last.safetensors                  the state to go on from
+model.safetensors, model.json     the best model so far: what `evaluate -t` takes
+"""
+
+import csv
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from ssrtrack.errors import CheckpointError, TrainingError
+
+CONFIG, STATE, STEPS, PROGRESS = "config.json", "last.safetensors", "steps.csv", "progress.csv"
+TENSORBOARD = "tensorboard"
+_FILES = (CONFIG, STATE, STEPS, PROGRESS, "model.safetensors", "model.json")
+
+
+class RunFolder:
+    """An open run folder; rows are kept until `flush`, so that the tables never run ahead of the saved state."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting: dict[str, list[Mapping[str, Any]]] = {STEPS: [], PROGRESS: []}
+
+    @property
+    def state(self) -> Path:
+        """The file of the state to go on from."""
+        return self.path / STATE
+
+    def add(self, table: str, row: Mapping[str, Any]) -> None:
+        """A row for one of the two tables, kept until `flush`."""
+        self._waiting[table].append(row)
+
+    def flush(self) -> None:
+        """Append the rows kept to their files."""
+        for name, rows in self._waiting.items():
+            if rows:
+                _append(self.path / name, rows)
+                rows.clear()
+
+    def cut_to(self, step: int, validated: int) -> None:
+        """Drop rows after these steps, which a killed run wrote and its successor will write again."""
+        for name, last in ((STEPS, step), (PROGRESS, validated)):
+            path = self.path / name
+            if path.exists():
+                with path.open(newline="", encoding="utf-8") as file:
+                    # A kill may have cut the last row short.
+                    rows = [
+                        row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= last
+                    ]
+                _write(path, rows)
+
+
+def new_folder(path: Path, config: Mapping[str, Any], *, force: bool) -> RunFolder:
+    """A folder for a new run, with its config.json; `force` removes the run that is there, and only that.
+
+    Raises:
+        TrainingError: it is a file, cannot be written, or holds something and `force` is not given.
+    """
+    if path.exists() and not path.is_dir():
+        raise TrainingError(f"{path} is a file, expected a folder for the run")
+    there = sorted(p.name for p in path.iterdir()) if path.exists() else []
+    foreign = [name for name in there if name.removesuffix(".part") not in (*_FILES, TENSORBOARD)]
+    if there and not force:
+        what = "a run" if CONFIG in there else ", ".join(there[:3])
+        raise TrainingError(
+            f"{path} is not empty (it holds {what}); give another folder, --resume {path} to go on, or --force to "
+            "replace the run that is there"
+        )
+    if foreign:
+        raise TrainingError(f"{path} holds {', '.join(foreign[:3])}, which is of no run; give another folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name in there:
+            rmtree(path / name) if name == TENSORBOARD else (path / name).unlink()
+        write_json(path / CONFIG, config)
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot write a run there ({error.strerror}); give another folder") from error
+    return RunFolder(path)
+
+
+def open_folder(path: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """The folder of a run that was begun, and its config.
+
+    Raises:
+        TrainingError: there is no run. CheckpointError: its config.json is damaged.
+    """
+    file = path / CONFIG
+    if not file.is_file():
+        raise TrainingError(f"{path}: holds no run to go on with (no {CONFIG}); begin one with -o {path}")
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file}: damaged ({error}); begin the run anew in another folder") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: holds a {type(config).__name__}, expected the table that a run writes")
+    return RunFolder(path), config
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Replace a JSON file whole."""
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    fresh = not path.exists() or path.stat().st_size == 0
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    beside = path.with_name(path.name + ".part")
+    beside.write_text("", "utf-8")
+    if rows:
+        _append(beside, rows)
+    beside.replace(path)
