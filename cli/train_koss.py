@@ -75,8 +75,9 @@ def koss(
 
 def _only_with_resume(context: typer.Context) -> None:
     """A run goes on as it was begun: its own options cannot change."""
-    source = context.get_parameter_source
-    given = [name for name in context.params if source(name) is not None and source(name).name == "COMMANDLINE"]
+    given = [
+        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    ]
     if foreign := [name for name in given if name not in _WITH_RESUME]:
         options = ", ".join("--" + name.replace("_", "-") for name in foreign)
         raise typer.BadParameter(f"{options} cannot go with --resume: a run goes on as it was begun")

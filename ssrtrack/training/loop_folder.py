@@ -4,13 +4,14 @@ config.json    what was asked for; a run goes on from it alone
 steps.csv      a row for every step: loss, norm of the gradient, learning rate
 progress.csv   a row for every validation: errors beside the base filter's and the reference's
 last.safetensors                  the state to go on from
-model.safetensors, model.json     the best model so far: what `evaluate -t` takes
+model.json, model-*.safetensors   the best model so far: what `evaluate -t` takes
 """
 
 import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -19,7 +20,8 @@ from ssrtrack.errors import CheckpointError, TrainingError
 
 CONFIG, STATE, STEPS, PROGRESS = "config.json", "last.safetensors", "steps.csv", "progress.csv"
 TENSORBOARD = "tensorboard"
-_FILES = (CONFIG, STATE, STEPS, PROGRESS, "model.safetensors", "model.json")
+# What a run may leave there, also when it was killed while it wrote.
+_OURS = [CONFIG, STATE, STEPS, PROGRESS, "model.json", "model-*.safetensors", "*.part", TENSORBOARD]
 
 
 class RunFolder:
@@ -67,7 +69,7 @@ def new_folder(path: Path, config: Mapping[str, Any], *, force: bool) -> RunFold
     if path.exists() and not path.is_dir():
         raise TrainingError(f"{path} is a file, expected a folder for the run")
     there = sorted(p.name for p in path.iterdir()) if path.exists() else []
-    foreign = [name for name in there if name.removesuffix(".part") not in (*_FILES, TENSORBOARD)]
+    foreign = [name for name in there if not any(fnmatch(name, ours) for ours in _OURS)]
     if there and not force:
         what = "a run" if CONFIG in there else ", ".join(there[:3])
         raise TrainingError(

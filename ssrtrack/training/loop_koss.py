@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ssrtrack import __version__
 from ssrtrack.errors import CheckpointError, TrainingError
 from ssrtrack.filters.bank import Bank
 from ssrtrack.io.hdf5 import LogReader
+from ssrtrack.models.checkpoint_base import bank_from_dict, bank_to_dict
 from ssrtrack.models.load import load_tracker, sources_of_tracker
 from ssrtrack.models.provenance import Sources, sources_of
 from ssrtrack.simulators.scenario import load_scenario, parse_scenario
@@ -28,7 +28,7 @@ from ssrtrack.training.loop import Flights, Report, Training, Watch
 from ssrtrack.training.loop_folder import RunFolder, new_folder, open_folder
 from ssrtrack.training.loop_model import new_model
 from ssrtrack.training.loop_recipe import Recipe
-from ssrtrack.training.loop_store import store, stored
+from ssrtrack.training.loop_store import Store
 from ssrtrack.training.loop_telling import SILENT, Telling
 from ssrtrack.training.loop_validation import held_out, ratio_interval
 
@@ -134,16 +134,17 @@ def train_koss(
         TrainingError: nothing to train on, a folder that holds something, no such device, divergence.
         ScenarioError, LogError, EstimatorError: what was named cannot be used.
     """
-    _bank(recipe.base)  # before anything is written
+    filters = _bank(recipe.base), _bank(REFERENCE)  # before anything is written
     with ranks(device) as here:
         folder = RunFolder(output)
         if here.leads:
             config = {
                 "format": FORMAT, "software_version": __version__, "command": command, "created": created,
                 "recipe": recipe.to_dict(), "data": data.to_dict(),
+                "base": bank_to_dict(filters[0]), "reference": bank_to_dict(filters[1]),
             }  # fmt: skip
             folder = new_folder(output, config, force=force)
-        return _trained(data, recipe, folder, here, workers, telling, False, created)
+        return _trained(_Run(data, recipe, *filters, folder, False, created), here, workers, telling)
 
 
 def resume_koss(
@@ -166,45 +167,41 @@ def resume_koss(
             "that began it"
         )
     data, recipe = Data.from_dict(config.get("data")), Recipe.from_dict(config.get("recipe"))
+    # The filters as they were: what "imm" means may have been tuned anew since.
+    filters = bank_from_dict(config.get("base")), bank_from_dict(config.get("reference"))
     with ranks(device) as here:
-        return _trained(data, recipe, folder, here, workers, telling, True, created)
+        return _trained(_Run(data, recipe, *filters, folder, True, created), here, workers, telling)
 
 
-def _trained(
-    data: Data, recipe: Recipe, folder: RunFolder, here: Ranks, workers: int, telling: Telling, resumed: bool,
-    created: str,
-) -> Outcome:  # fmt: skip
-    bank, reference = _bank(recipe.base), _bank(REFERENCE)
-    if recipe.base == REFERENCE:
-        reference = bank
+@dataclass(frozen=True)
+class _Run:
+    """What of a run does not depend on where it is computed."""
+
+    data: Data
+    recipe: Recipe
+    bank: Bank
+    reference: Bank
+    folder: RunFolder
+    resumed: bool
+    created: str
+
+
+def _trained(it: _Run, here: Ranks, workers: int, telling: Telling) -> Outcome:
+    data, recipe, bank, folder = it.data, it.recipe, it.bank, it.folder
     with _flights(data, recipe, here, workers) as (flights, held):
-        there = held_out(to_flown(held, here.device), held.flight, bank, reference) if here.leads else None
+        there = held_out(to_flown(held, here.device), held.flight, bank, it.reference) if here.leads else None
         model = new_model(recipe.size, bank, _usual_gap_s(flights.windows(0)), recipe.seed)
-        best = _Best(folder.path, recipe, _sources(data, recipe), created)
-        watch = Watch(telling.step, lambda report: telling.line(_line(report)), best.keep, telling.scalars)
+        store = Store(folder.path, bank, recipe.to_dict() | {"created": it.created}, _sources(data, recipe))
+        watch = Watch(telling.step, lambda report: telling.line(_line(report)), store.keep, telling.scalars)
         run = Training(recipe, model, bank, flights, there, here, folder, watch)
-        if resumed:
+        if it.resumed:
             run.resume()
         run.run()
         if there is None:
             return Outcome()
         # What is on disk is what others will use, so that is what the summary is about.
-        report = run.report_on(stored(folder.path, here.device))
+        report = run.report_on(store.kept(here.device))
     return Outcome(report, ratio_interval(report.errors, there.reference, there.flight, recipe.seed))
-
-
-@dataclass(frozen=True)
-class _Best:
-    """Stores every new best model where `evaluate` finds it."""
-
-    path: Path
-    recipe: Recipe
-    sources: Sources
-    created: str
-
-    def keep(self, model: nn.Module, report: Report) -> None:
-        training = self.recipe.to_dict() | {"created": self.created}
-        store(self.path, model, self.recipe.base, training, self.sources, report.row())
 
 
 def _bank(text: str) -> Bank:

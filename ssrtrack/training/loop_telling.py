@@ -46,7 +46,7 @@ def tensorboard_scalars(folder: Path, wanted: bool) -> Iterator[Callable[[int, d
 
     def add(step: int, values: dict[str, float]) -> None:
         if not writers:
-            writers.append(SummaryWriter(str(folder / "tensorboard"), flush_secs=10))  # type: ignore[no-untyped-call]
+            writers.append(SummaryWriter(str(folder / "tensorboard"), flush_secs=10))
         for name, value in values.items():
             writers[0].add_scalar(name, value, step)
 

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssrtrack.errors import TrainingError
 from ssrtrack.filters.bank import Bank
+from ssrtrack.models.checkpoint_base import bank_to_dict
 from ssrtrack.models.residual_inputs import Base, Flown, base_history
 
 WARMUP_PLOTS = 8  # at a window's start, not scored: as in `evaluate`
@@ -35,16 +37,21 @@ class Errors:
 def scored(flown: Flown) -> torch.Tensor:
     """Which plots (N, T) count: those after the warm-up whose truth is known."""
     after = torch.arange(flown.time_s.shape[1], device=flown.device) >= WARMUP_PLOTS
-    mask = flown.valid & after
-    return mask if flown.truth is None else mask & torch.isfinite(flown.truth).all(-1)
+    return flown.valid & after & torch.isfinite(_truth(flown)).all(-1)
 
 
 def errors_of(mean: torch.Tensor, flown: Flown) -> Errors:
     """Errors of estimates x, y, vx, vy (N, T, 4) after each plot."""
     mask = scored(flown)
-    apart = torch.where(mask[..., None], (mean - flown.truth).double() ** 2, 0.0)
+    apart = torch.where(mask[..., None], (mean - _truth(flown)).double() ** 2, 0.0)
     sums = apart.sum(1).cpu().numpy()
     return Errors(sums[:, :2].sum(1), sums[:, 2:].sum(1), mask.sum(1).double().cpu().numpy())
+
+
+def _truth(flown: Flown) -> torch.Tensor:
+    if flown.truth is None:
+        raise TrainingError("plots without truth cannot validate a learned tracker; use logs that have truth")
+    return flown.truth
 
 
 def joined(parts: list[Errors]) -> Errors:
@@ -68,7 +75,7 @@ def held_out(flown: Flown, flight: NDArray[np.int64], base: Bank, reference: Ban
     for begin in range(0, len(flight), PIECE):
         part = flown.select(slice(begin, begin + PIECE))
         history = base_history(base, part)
-        other = history if reference is base else base_history(reference, part)
+        other = history if bank_to_dict(reference) == bank_to_dict(base) else base_history(reference, part)
         pieces.append((part, history))
         of_base.append(errors_of(history.mean, part))
         of_reference.append(errors_of(other.mean, part))

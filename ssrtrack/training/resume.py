@@ -20,15 +20,16 @@ _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 def write_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, facts: dict[str, Any]) -> None:
     """Replace the state file at `path` by the present state and `facts`, which JSON must be able to hold."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {_MODEL + name: value.detach() for name, value in model.state_dict().items()}
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"{_OPTIMIZER}{number}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
     beside = path.with_name(path.name + ".part")
-    save_file(tensors, str(beside), {"format": FORMAT, "facts": json.dumps(facts)})
-    with beside.open("rb") as file:
+    with beside.open("wb") as file:
+        file.write(save(tensors, {"format": FORMAT, "facts": json.dumps(facts)}))
+        file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
 
