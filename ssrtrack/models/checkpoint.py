@@ -165,7 +165,10 @@ def _weights(folder: Path, table: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _model(config: ResidualConfig, weights: Mapping[str, torch.Tensor]) -> ResidualKoss:
-    with torch.device("meta"):
+    held = sum(value.numel() for value in weights.values())
+    if held < config.blocks * 3 * config.width**2:  # before memory is asked for
+        raise CheckpointError(f"{held} weights are too few for {config.blocks} blocks of width {config.width}")
+    with torch.random.fork_rng(devices=[]):
         model = ResidualKoss(config)
     expected = model.state_dict()
     if missing := sorted(set(expected) ^ set(weights)):

@@ -17,6 +17,7 @@ Tensor = torch.Tensor
 POSITION_M, SPEED_MPS, RANGE_M = 100.0, 10.0, 1e5  # sizes whose logarithm is 0
 CRUISE_MPS = 200.0
 TURN_RPS = radians(0.5)  # a slow turn
+LEAST_GAP_S = 0.1  # below it a change of heading says nothing of a rate
 AGE_PLOTS = 100  # an older flight looks as old as this
 
 
@@ -82,8 +83,10 @@ def _shift(ahead: Frame, here: Frame) -> Vector:
 def _turn_rate(newest: Newest) -> Tensor:
     """Change of the base's heading since the plot before, rad/s; positive to the left."""
     vx, vy, ux, uy = newest.filtered[2], newest.filtered[3], newest.before[0], newest.before[1]
-    angle = torch.atan2(ux * vy - uy * vx, ux * vx + uy * vy)
-    return angle / newest.gap_s.clamp(min=0.1)
+    across, along = ux * vy - uy * vx, ux * vx + uy * vy
+    # From a standing start both are zeros of either sign, which atan2 may take for half a turn.
+    angle = torch.where((across == 0.0) & (along == 0.0), 0.0, torch.atan2(across, along))
+    return angle / newest.gap_s.clamp(min=LEAST_GAP_S)
 
 
 def _residuals(newest: Newest, here: Frame) -> Vector:

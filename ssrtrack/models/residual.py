@@ -120,7 +120,7 @@ class ResidualKoss(nn.Module):
 
     def sequence(self, told: Tensor, gap_s: Tensor, state: list[BlockState] | None) -> tuple[Tensor, list[BlockState]]:
         """The network's output (K, N, D) for features (K, N, F) at gaps (K, N), and what its blocks remember."""
-        x, after = self.inward(told), []
+        x, after = self.inward(told).float(), []
         gap = gap_s / self.config.nominal_gap_s
         for k, block in enumerate(self.blocks):
             x, end = block(x, gap, None, None if state is None else state[k])

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -114,9 +113,14 @@ def covariance_of(rows: Tensor) -> Tensor:
 def flown_from(z: Measurements, truth: Array | None = None, device: torch.device | str = "cpu") -> Flown:
     """Measurements (N, T), and the true states (N, T, 4) where they are known, as tensors on a device."""
     names = [f.name for f in fields(Flown) if f.name != "truth"]
-    columns = {name: torch.from_numpy(np.ascontiguousarray(getattr(z, name))).to(device) for name in names}
-    known = None if truth is None else torch.from_numpy(np.ascontiguousarray(truth)).to(device)
-    return Flown(**columns, truth=known)
+    columns = {name: _tensor(getattr(z, name), device) for name in names}
+    return Flown(**columns, truth=None if truth is None else _tensor(truth, device))
+
+
+def _tensor(values: Array, device: torch.device | str) -> Tensor:
+    # A broadcast column shares memory between its cells: a tensor must not.
+    owned = values if values.flags.c_contiguous and values.flags.writeable else values.copy("C")
+    return torch.from_numpy(owned).to(device)
 
 
 def base_history(bank: Bank, flown: Flown, backend: str = "auto") -> Base:
