@@ -35,7 +35,7 @@ def _axis(result: EvaluationResult, sweep: Sweep) -> str:
     picture = sweep_curves(sweep, result_looks(result), f"sweep-{sweep.axis}")
     first, worst = words.level(sweep, float(sweep.levels[0])), words.level(sweep, float(sweep.levels[-1]))
     head = [
-        "Tracker", f"RMS at {first}, m", f"RMS at {worst}, m", "breaks at", f"area ÷ {escape(sweep.reference)}",
+        "Tracker", f"error at {first}, m", f"error at {worst}, m", "breaks at", f"area ÷ {escape(sweep.reference)}",
         f"lost at {worst}",
     ]  # fmt: skip
     rows = "".join(_row(sweep, curve) for curve in sweep.curves)

@@ -24,7 +24,7 @@ def format_sweeps(sweeps: tuple[Sweep, ...]) -> Table:
             name = f"{sweep.axis} {sweep.levels[0]:g} … {sweep.levels[-1]:g}" if i == 0 else ""
             table.add_row(Text(name), Text(curve.tracker), *_cells(sweep, curve))
     table.caption = Text(
-        f"RMS error undegraded and at the worst level; breaks at {BREAK_FACTOR:g} times the undegraded error of "
+        f"Error undegraded and at the worst level; breaks at {BREAK_FACTOR:g} times the undegraded error of "
         f"{reference}; small: 95 % intervals over flights; lost: flights at the worst level",
         style="dim",
     )

@@ -10,7 +10,7 @@ _UNITS = {"1": "", "deg": "°"}
 _FORMS = {
     "scan_position_rmse_m": "position error at every scan, RMS, m",
     "predicted_position_rmse_m": f"predicted position error, {RECOVERY_SCANS} scans after, RMS, m",
-    "next_plot_rmse_m": "distance to the undegraded plot, RMS, m",
+    "next_plot_mean_m": "distance to the undegraded plot, mean, m",
     "velocity_rmse_mps": "velocity error at every scan, RMS, m/s",
     LOST: "flights lost, %",
 }

@@ -52,6 +52,13 @@ class Flown:
         column: Array = np.arange(len(self.plots)) - np.repeat(self.starts[:-1], np.diff(self.starts))
         return column
 
+    def grid(self, values: Array) -> Array:
+        """Values of the plots (P,) with a row for each flight, (N, T); 0 after a flight's end."""
+        lengths = np.diff(self.starts)
+        grid = np.zeros((lengths.size, int(lengths.max(initial=0))))
+        grid[self.flight(), self.column()] = values
+        return grid
+
 
 @dataclass(frozen=True, eq=False)
 class Degraded:
@@ -80,13 +87,10 @@ def detection_in_runs(flown: Flown, level: float, seed: int) -> Degraded:
     """
     from scipy.signal import lfilter  # takes a quarter of a second to load
 
-    lengths = np.diff(flown.starts)
-    grid = np.zeros((lengths.size, int(lengths.max(initial=0))))
     row, column = flown.flight(), flown.column()
     own = normal(flown.plots, seed, "pd-runs")
-    rest = np.sqrt(1.0 - RUN_CORRELATION**2)
-    grid[row, column] = np.where(column == 0, own, rest * own)
-    process = lfilter([1.0], [1.0, -RUN_CORRELATION], grid, axis=1)[row, column]
+    innovation = flown.grid(np.where(column == 0, own, np.sqrt(1.0 - RUN_CORRELATION**2) * own))
+    process = lfilter([1.0], [1.0, -RUN_CORRELATION], innovation, axis=1)[row, column]
     return Degraded(flown.plots, (ndtr(process) < level) | (column < flown.spared))
 
 
@@ -118,12 +122,13 @@ def jitter(flown: Flown, level: float, seed: int) -> Degraded:
     the order in which they were measured.
     """
     time = flown.plots.time_s + level * normal(flown.plots, seed, "time")
-    offset = flown.column() * MIN_STEP_S
-    span = np.ptp(time) + 1.0 if time.size else 1.0
-    # One running maximum over all flights: each is lifted above those before it.
-    lifted = np.maximum.accumulate(time - offset + flown.flight() * 2.0 * span) - flown.flight() * 2.0 * span + offset
-    # Lifting rounds; only stamps that had to move take part in it.
-    return Degraded(flown.plots.replace(time_s=np.where(lifted - time > 1e-6, lifted, time)), _all(flown))
+    row, column = flown.flight(), flown.column()
+    grid = flown.grid(time - column * MIN_STEP_S)
+    earliest = np.maximum.accumulate(grid, axis=1)
+    late = (earliest > grid)[row, column]
+    return Degraded(
+        flown.plots.replace(time_s=np.where(late, earliest[row, column] + column * MIN_STEP_S, time)), _all(flown)
+    )
 
 
 def azimuth_bias(flown: Flown, level: float, seed: int) -> Degraded:

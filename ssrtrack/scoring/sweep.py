@@ -155,7 +155,7 @@ def degraded_measurements(scene: Scene, setting: Setting, made: Degraded) -> Mea
 
 
 def errors(scene: Scene, z: Measurements, history: TrackHistory) -> dict[str, Array]:
-    """Squared errors (N, T) by score key at the scans of the log as it is.
+    """Squared errors (N, T) by score key ("_mean_": errors, "coverage_": 0 or 1) at the scans of the log as it is.
 
     A state whose time stamp is wrong is carried to the true time along its own velocity, as a user of its time stamp
     would see it. Without truth the state predicted to each scan is compared with the undegraded plot.
@@ -165,7 +165,8 @@ def errors(scene: Scene, z: Measurements, history: TrackHistory) -> dict[str, Ar
     if late_s is not None and np.any(late_s[scene.z.valid]):
         mean, predicted = _carried(mean, late_s), _carried(predicted, late_s)
     if scene.truth is None:
-        return {"next_plot_rmse_m": squared_distance(predicted, scene.z.position_m)}
+        squared = squared_distance(predicted, scene.z.position_m)
+        return {"next_plot_mean_m": np.sqrt(squared), "next_plot_rmse_m": squared}
     truth = scene.truth
     factor = cholesky(history.covariance[..., :2, :2])
     white = whiten(factor, [mean[..., i] - truth.position_m[..., i] for i in range(2)])
@@ -203,10 +204,10 @@ def flight_sums(found: Mapping[str, Array], counted: Array, updated: Array) -> A
     """
     truth = "scan_position_rmse_m" in found
     keys = keys_of(truth)
-    main = found[keys[0]]
+    squared = found["scan_position_rmse_m" if truth else "next_plot_rmse_m"]
     cells = {key: (found[key], counted) for key in keys if key in found}
     if truth:
-        cells["position_rmse_m"] = main, updated
+        cells["position_rmse_m"] = squared, updated
     sums = np.zeros((counted.shape[0], 2 * len(keys)))
     for i, key in enumerate(keys):
         if key != LOST:
@@ -214,7 +215,7 @@ def flight_sums(found: Mapping[str, Array], counted: Array, updated: Array) -> A
             sums[:, i] = np.sum(values, axis=1, where=use)
             sums[:, len(keys) + i] = use.sum(1)
     lost = keys.index(LOST)
-    sums[:, lost] = lost_flights(np.sqrt(np.where(counted, main, np.nan)))
+    sums[:, lost] = lost_flights(np.sqrt(np.where(counted, squared, np.nan)))
     sums[:, len(keys) + lost] = counted.any(1)
     return sums
 
