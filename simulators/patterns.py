@@ -107,7 +107,7 @@ def expected_aircraft(scenario: Scenario) -> float:
     flying = float(sum(f.number for f in scenario.traffic) + sum(b.number for b in scenario.low_level))
     for a in scenario.approach:
         levels = 0.0 if a.hold is None else (1 + (a.hold.flight_level[1] - a.hold.flight_level[0]) / 10.0)
-        seconds = (a.entry_nm + 25.0) * 18.0 + levels * 270.0 * (a.hold.circuits if a.hold else 0)
+        seconds = (a.entry_nm + 10.0) * 14.0 + levels * 270.0 * (a.hold.circuits if a.hold else 0)
         flying += (1 + (a.parallel_m > 0)) * seconds / float(np.mean(a.interval_s))
     for d in scenario.departure:
         flying += d.distance_nm * 12.0 / float(np.mean(d.interval_s))

@@ -24,10 +24,12 @@ THRESHOLD_M = 50.0 * FT_M  # height over the threshold (Doc 8168: reference datu
 SEPARATION_M = 1000.0 * FT_M
 # Indicated airspeeds on the way in; no faster than 250 kt below FL100, then what controllers ask for.
 ENTRY_KT, DOWNWIND_KT, BASE_KT, GLIDE_KT, FINAL_KT, MISSED_KT = 250.0, 210.0, 180.0, 170.0, 160.0, 185.0
+LEVEL_S = 30.0  # flown level before the glide path at least
 FINAL_M = 4.0 * NM_M  # from here on the landing speed
 DESCENT_MPS = 1500.0 * FPM_MPS
 MISSED_MPS = 2000.0 * FPM_MPS
 MISSED_CLIMB_M = 3000.0 * FT_M
+MISSED_PULL_MPS2 = 2.0  # a fifth of g, so that little height is lost
 _MISSED_M = (7.0 * NM_M, 12.0 * NM_M)  # straight ahead, then across
 
 
@@ -70,9 +72,12 @@ def plan_approach(
     fix, circuits, first = 0, None, level
     if a.hold:
         before, behind = patterns_hold.around(a.hold, runway.entry_m, points[1].place_m)
-        speed, first = a.hold.speed_kt * KT_MPS, np.full(flights, patterns_hold.levels(a.hold)[0])
+        top = patterns_hold.levels(a.hold)[0]
+        first, out = np.full(flights, top + SEPARATION_M), a.hold.speed_kt * KT_MPS
+        # Inbound they are above the stack, already with the ground speed of its highest level.
+        speed = out * true_airspeed(1.0, top) / true_airspeed(1.0, first)
         points[:1] = [
-            _Point(before, speed, first), _Point(runway.entry_m, speed, first), _Point(behind, speed, level),
+            _Point(before, speed, first), _Point(runway.entry_m, speed, first), _Point(behind, out, level),
         ]  # fmt: skip
         fix, circuits = 1, patterns_hold.racetracks(a.hold, flights, 1)
     route = _route(runway, points, level, fix)
@@ -86,7 +91,7 @@ def plan_approach(
     climb += _descent(a.name, leave_s, flown.time_s[:, glide], rise, own[:, 1], limits)
     slope = np.tan(a.glide_deg * DEG_RAD)
     climb += _on_glide(flown, glide, threshold, slope, limits)
-    missed, missed_s = _missed(flown.time_s[:, threshold], route.speed_mps[:, threshold] * slope, limits)
+    missed, missed_s = _missed(flown.time_s[:, threshold], route.speed_mps[:, threshold] * slope)
     climb = [(climb[0][0] * 0.0, climb[0][0] * 0.0), *climb, *missed]
     landed_s = flown.time_s[:, threshold]
     anchor = flown.circuit_s[:, 0] if a.hold else landed_s
@@ -160,7 +165,7 @@ def _route(runway: _Runway, points: list[_Point], left_m: Floats, fix: int) -> R
 def _descent(name: str, begin_s: Floats, glide_s: Floats, rise_m: Floats, u: Floats, limits: Limits) -> list[Pair]:
     """From the entry level to that of the glide path, in two steps with a level part between them."""
     a, where = limits.vertical_acceleration_mps2, f"{name}: descent to the glide path"
-    room = glide_s - 15.0 - begin_s
+    room = glide_s - LEVEL_S - begin_s
     share = 0.4 + 0.2 * u
     first = np.round(share * rise_m / SEPARATION_M) * SEPARATION_M
     upper, _ = change_height(begin_s + 0.05 * room, first, DESCENT_MPS, a, begin_s + 0.5 * room, where)
@@ -186,9 +191,9 @@ def _on_glide(flown: Flown, glide: int, threshold: int, slope: float, limits: Li
     return knots
 
 
-def _missed(landed_s: Floats, sink_mps: Floats, limits: Limits) -> tuple[list[Pair], Floats]:
+def _missed(landed_s: Floats, sink_mps: Floats) -> tuple[list[Pair], Floats]:
     """Climb away from the threshold by 3,000 ft, and its end; who lands has ended before it begins."""
-    a = limits.vertical_acceleration_mps2
+    a = MISSED_PULL_MPS2
     level = landed_s + sink_mps / a
     lost = 0.5 * sink_mps**2 / a
     ramp = np.full_like(level, MISSED_MPS / a)

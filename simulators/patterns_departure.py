@@ -45,7 +45,7 @@ def plan_departure(
     # Every 35 ft from half the ramp on at a steady rate: when the height of the turn is passed.
     turn_s = (turn_m - d.height_m - LIFT_OFF_M) / first[0] + 0.5 * first[1]
     turn = _turn(wrapped_angle(exit_rad - d.runway_deg * DEG_RAD), initial, limits)
-    fast = true_airspeed(LOW_KT * KT_MPS, level)
+    fast = true_airspeed(LOW_KT * KT_MPS, turn_m)
     knots, fast_s = _faster(turn_s + _length(turn), initial, fast)
     bend_s = np.maximum(fast_s, again_s)
     bending = _turn(bend, fast, limits)

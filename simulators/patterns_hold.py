@@ -62,15 +62,14 @@ def around(hold: Hold, fix_m: Floats, onward_m: Floats) -> tuple[Floats, Floats]
 
 
 def descend(hold: Hold, flown: Flown, limits: Limits, name: str) -> list[Pair]:
-    """Knots of the rate of climb from level to level, each step as a circuit begins."""
-    heights, knots = levels(hold), []
-    for k in range(1, len(heights)):
-        if heights[k] != heights[k - 1]:
-            rise = np.full(len(flown.circuit_s), heights[k] - heights[k - 1])
-            begin = flown.circuit_s[:, k]
-            knots += change_height(
-                begin, rise, DESCENT_MPS, limits.vertical_acceleration_mps2, begin + 150.0, f"{name}: hold"
-            )[0]
+    """Knots of the rate of climb from level to level, from 1,000 ft above the highest, each as a circuit begins."""
+    knots = []
+    for k in range(0, flown.circuit_s.shape[1], hold.circuits):
+        rise = np.full(len(flown.circuit_s), -LEVEL_M)
+        begin = flown.circuit_s[:, k]
+        knots += change_height(
+            begin, rise, DESCENT_MPS, limits.vertical_acceleration_mps2, begin + 150.0, f"{name}: hold"
+        )[0]
     return knots
 
 
