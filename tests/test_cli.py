@@ -76,7 +76,8 @@ def test_export_and_ingest_give_back_the_plots(folder: Path) -> None:
 
 
 def test_list_of_scenarios() -> None:
-    assert ssrtrack("simulate", "--list").stdout.startswith("demo")
+    listed = ssrtrack("simulate", "--list").stdout
+    assert all(name in listed for name in ("demo", "suite:tma-4s", "modes-typical"))
 
 
 # What is typed -> exit code and what the message must name.
