@@ -109,7 +109,7 @@ def load_run(folder: str | Path, device: torch.device | str = "cpu") -> LearnedE
         return LearnedEstimator(bank, model.to(device), tuple(table["sources"]))
     except (CheckpointError, EstimatorError) as error:
         raise CheckpointError(f"{where}: {error}; copy the run again, or train it again") from error
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
         raise CheckpointError(f"{where}: device {device} cannot be used ({error}); try cpu") from error
 
 
