@@ -81,7 +81,8 @@ def verdict(sweep: Sweep) -> str:
     if len(standing) == len(sweep.curves):
         return f"No tracker reaches {limit} up to {level(sweep, float(sweep.levels[-1]))}."
     if standing:
-        return f"{', '.join(standing)} stays below {limit} up to {level(sweep, float(sweep.levels[-1]))}."
+        stay = "stays" if len(standing) == 1 else "stay"
+        return f"{', '.join(standing)} {stay} below {limit} up to {level(sweep, float(sweep.levels[-1]))}."
     last = max(sweep.curves, key=lambda curve: abs((curve.break_level or none) - none))
     known = break_interval(sweep, last, " to ")
     return (
