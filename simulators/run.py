@@ -10,6 +10,7 @@ from ssrtrack.data import Plots, Truth
 from ssrtrack.errors import ScenarioError
 from ssrtrack.simulators.effects_measurement import coordinate_rms
 from ssrtrack.simulators.effects_time import lead_s
+from ssrtrack.simulators.legs import Ints
 from ssrtrack.simulators.look import Columns, Look
 from ssrtrack.simulators.replies_transponder import with_duplicates
 from ssrtrack.simulators.schema import Scenario
@@ -26,6 +27,7 @@ BLOCK_S = 600.0
 HORIZON_S = 1800.0  # flights are planned in steps of this
 _AHEAD_ROTATIONS = 2
 _FIRST_S = -1.1  # periods before the scenario at which its first rotation may begin
+_PER_PIECE = ("time_s", "length_s", "ecef", "scalars", "phase", "row")  # of Paths, in order
 Air = tuple[Paths, Fleet]
 Rows = TypeVar("Rows", Plots, Truth)
 
@@ -101,12 +103,11 @@ def _ahead_s(spec: RadarSpec, duration_s: float) -> float:
 
 
 def _in_the_air(air: Air | None, new: Air | None, since_s: float) -> Air | None:
-    """Flights still in the air after a time, and the new ones."""
-    if air is None:
-        return new
+    """The flights so far and the new ones; whoever has landed before a time leaves when somebody comes."""
+    if air is None or new is None:
+        return air or new
     flying = np.flatnonzero(air[0].end_s > since_s)
-    old = air[0].take(flying), air[1].take(flying)
-    return old if new is None else (Paths.concat([old[0], new[0]]), Fleet.concat([old[1], new[1]]))
+    return Paths.concat([air[0].take(flying), new[0]]), Fleet.concat([air[1].take(flying), new[1]])
 
 
 def _work(block: _Block) -> tuple[float, Plots, Truth]:
@@ -133,17 +134,31 @@ def _turn_radar(block: _Block, number: int, spec: RadarSpec) -> list[Columns]:
     first, north_s = rotations(spec, block.seed, number, begin_s, block.end_s + lead)
     if len(north_s) < 2:
         return []
-    paths, fleet = block.air or _nobody()
-    touching = np.flatnonzero((paths.start_s < north_s[-1]) & (paths.end_s > north_s[0]))
-    paths, fleet = paths.take(touching), fleet.take(touching)
-    rms = coordinate_rms(spec, paths) if np.isfinite(spec.cartesian.snr_db) else None
+    whole, fleet = block.air or _nobody()
+    touching = np.flatnonzero((whole.start_s < north_s[-1]) & (whole.end_s > north_s[0]))
+    paths, fleet = near(whole, touching, north_s[0], north_s[-1]), fleet.take(touching)
+    rms = coordinate_rms(spec, whole)[:, touching] if np.isfinite(spec.cartesian.snr_db) else None
     variation = block.scenario.magnetic_variation_deg * DEG_RAD
-    near = paths.window(north_s[0], north_s[-1])
     return observe(
         Look(
-            block.seed, number, spec, first, north_s, near, fleet, variation,
+            block.seed, number, spec, first, north_s, paths, fleet, variation,
             identity=block.scenario.identity, coordinate_rms_m=rms,
         )
+    )  # fmt: skip
+
+
+def near(paths: Paths, flights: Ints, begin_s: float, end_s: float) -> Paths:
+    """Some flights, with only those of their pieces that touch a time window; every flight must touch it."""
+    kept = np.zeros(len(paths.start_s), bool)
+    kept[flights] = True
+    # One second more: a flight's last piece may end a hair before the flight does.
+    mine = kept[paths.pieces_of()] & (paths.time_s <= end_s + 1.0)
+    mine &= paths.time_s + paths.length_s >= begin_s - 1.0
+    first = np.concatenate([[0], np.cumsum(mine)])[paths.first]
+    pieces = np.flatnonzero(mine)
+    return Paths(
+        paths.start_s[flights], paths.end_s[flights], np.append(first[flights], len(pieces)),
+        *(getattr(paths, name).take(pieces, -1) for name in _PER_PIECE),
     )  # fmt: skip
 
 

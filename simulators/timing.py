@@ -5,6 +5,7 @@ equals the target's own azimuth at that same t (the "time of detection" of I048/
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -138,26 +139,29 @@ def _solved(
 ) -> Crossings:
     """Newton's method on B(t) − A(t) = 0 (mod 2π), for as long as any is still moving."""
     flight, scan, second = cell
-    time_s, position = guess.copy(), np.empty((3, len(guess)))
-    piece = np.zeros(len(guess), int)
+    time_s, piece = guess.copy(), np.zeros(len(guess), int)
     north, turn_rate = north_s[scan], TWO_PI / (north_s[scan + 1] - north_s[scan])
-    todo = np.arange(len(guess))
+    ground = np.ascontiguousarray(enu[:, :2])
+    todo: Any = slice(None)
     for _ in range(10):
-        if len(todo) == 0:
+        t, beam = time_s[todo], turn_rate[todo]
+        if len(t) == 0:
             break
-        t, j = time_s[todo], paths.locate(flight[todo], time_s[todo])
-        since, c = t - paths.time_s[j], enu.take(j, 2)
-        p, v = horner(c, since), horner_slope(c, since)
-        ground2 = np.maximum(p[0] ** 2 + p[1] ** 2, 1e-6)
-        azimuth, rate = np.arctan2(p[0], p[1]), (p[1] * v[0] - p[0] * v[1]) / ground2
+        j = paths.locate(flight[todo], t)
+        since, c = t - paths.time_s[j], ground.take(j, 2)
+        (east, north_m), (v_east, v_north) = horner(c, since), horner_slope(c, since)
+        azimuth = np.arctan2(east, north_m)
+        rate = (north_m * v_east - east * v_north) / np.maximum(east**2 + north_m**2, 1e-6)
         if wobble.amplitude:
             rate *= 1.0 - wobble.amplitude * np.cos(azimuth - wobble.azimuth_deg * DEG_RAD)
-        beam = turn_rate[todo]
         error = wrapped_angle(beam * (t - north[todo]) - phase(wobble, azimuth))
         step = -error / np.maximum(beam - rate, 0.1 * beam)
         time_s[todo], piece[todo] = t + step, j
-        position[:, todo] = p + v * step
-        todo = todo[np.abs(step) > CONVERGED_S]
+        moving = np.abs(step) > CONVERGED_S
+        todo = np.flatnonzero(moving) if isinstance(todo, slice) else todo[moving]
     good = np.ones(len(guess), bool)
     good[todo] = False
-    return Crossings(flight[good], piece[good], scan[good], second[good], time_s[good], position[:, good])
+    if not good.all():
+        flight, piece, scan, second, time_s = flight[good], piece[good], scan[good], second[good], time_s[good]
+    position = horner(enu.take(piece, 2), time_s - paths.time_s[piece])
+    return Crossings(flight, piece, scan, second, time_s, position)

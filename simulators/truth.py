@@ -1,12 +1,10 @@
 """Truth rows of flown paths."""
 
-from typing import Any
-
 import numpy as np
 
 from ssrtrack.data import Truth
-from ssrtrack.geodesy import ecef_to_geodetic
-from ssrtrack.simulators.legs import Floats
+from ssrtrack.geodesy import A_M, B_M, E2, EP2
+from ssrtrack.simulators.legs import Floats, Ints
 from ssrtrack.simulators.traffic import Fleet
 from ssrtrack.simulators.trajectory import MERGE_S, Paths
 from ssrtrack.units import DEG_RAD
@@ -20,42 +18,75 @@ def truth_rows(air: tuple[Paths, Fleet] | None, begin_s: float, end_s: float, st
     if air is None:
         return Truth.empty()
     paths, fleet = air
-    grid = np.arange(np.ceil(begin_s / step_s), np.floor(end_s / step_s) + 1) * step_s
-    low = np.searchsorted(grid, paths.start_s)
-    high = np.searchsorted(grid, paths.end_s, "right")
+    numbers = np.arange(np.ceil(begin_s / step_s), np.floor(end_s / step_s) + 1)
+    grid = numbers * step_s
+    grid = grid[(grid >= begin_s) & ((grid < end_s) | (last & (grid <= end_s)))]
+    on_grid = _on_grid(paths, grid)
+    # Read along the other axis, rows of one time come together, in the order of flights.
+    row, _ = np.nonzero(on_grid.T >= 0)
+    piece, time_s = on_grid.T[on_grid.T >= 0], grid[row]
+    more, more_s = _between(paths, grid, begin_s, end_s, last)
+    if len(more):
+        at = np.searchsorted(time_s, more_s)
+        piece, time_s = np.insert(piece, at, more), np.insert(time_s, at, more_s)
+    return _truth(paths, fleet, piece, time_s)
+
+
+def _on_grid(paths: Paths, grid: Floats) -> Ints:
+    """Piece that holds each grid time of each flight (F, G); −1 where it is not in the air."""
+    # A piece holds the grid times from its own beginning to that of the next, the last one to the flight's end.
+    low = np.searchsorted(grid, paths.time_s)
+    high = np.append(low[1:], 0)
+    high[paths.first[1:] - 1] = np.searchsorted(grid, paths.end_s, "right")
     counts = np.maximum(high - low, 0)
-    flight = np.repeat(np.arange(len(counts)), counts)
-    nth = np.arange(len(flight)) - np.repeat(np.cumsum(counts) - counts, counts)
-    rows = np.flatnonzero(paths.row)
-    owner = paths.pieces_of()
-    flight = np.concatenate([flight, owner[rows], np.arange(len(counts))])
-    time_s = np.concatenate([grid[low[flight[: len(nth)]] + nth], paths.time_s[rows], paths.end_s])
+    piece = np.repeat(np.arange(len(low)), counts)
+    nth = np.arange(len(piece)) - np.repeat(np.cumsum(counts) - counts, counts)
+    out = np.full((len(paths.start_s), len(grid)), -1)
+    out[paths.pieces_of()[piece], low[piece] + nth] = piece
+    return out
+
+
+def _between(paths: Paths, grid: Floats, begin_s: float, end_s: float, last: bool) -> tuple[Ints, Floats]:
+    """Pieces and times of the rows off the grid: where a law changes and where a flight ends; in order of time."""
+    final = paths.first[1:] - 1
+    piece = np.concatenate([np.flatnonzero(paths.row), final])
+    time_s = np.concatenate([paths.time_s[paths.row], paths.end_s])
     inside = (time_s >= begin_s) & ((time_s < end_s) | (last & (time_s <= end_s)))
-    flight, time_s = flight[inside], time_s[inside]
-    order = np.lexsort((time_s, flight))
-    flight, time_s = flight[order], time_s[order]
+    if len(grid):
+        right = np.minimum(np.searchsorted(grid, time_s), len(grid) - 1)
+        nearest = np.minimum(np.abs(grid[right] - time_s), np.abs(grid[np.maximum(right - 1, 0)] - time_s))
+        inside &= nearest > MERGE_S
+    piece, time_s = piece[inside], time_s[inside]
+    # A flight's pieces follow one another, so that this orders by flight and time, and an end after its last piece.
+    order = np.lexsort((time_s, piece))
+    piece, time_s = piece[order], time_s[order]
+    flight = paths.pieces_of()[piece]
     fresh = (np.diff(time_s, prepend=-1.0) > MERGE_S) | (np.diff(flight, prepend=-1) != 0)
-    flight, time_s = flight[fresh], time_s[fresh]
-    order = np.lexsort((flight, time_s))
-    return _truth(paths, fleet, flight[order], time_s[order])
+    piece, time_s = piece[fresh], time_s[fresh]
+    order = np.argsort(time_s, kind="stable")
+    return piece[order], time_s[order]
 
 
-def _truth(paths: Paths, fleet: Fleet, flight: Any, time_s: Floats) -> Truth:
-    if len(flight) == 0:
+def _truth(paths: Paths, fleet: Fleet, piece: Ints, time_s: Floats) -> Truth:
+    if len(piece) == 0:
         return Truth.empty()
-    piece = paths.locate(flight, time_s)
-    position, v = paths.motion(piece, time_s)
-    latitude, longitude, height = ecef_to_geodetic(position.T)
-    s, c, sl, cl = np.sin(latitude), np.cos(latitude), np.sin(longitude), np.cos(longitude)
-    outward = cl * v[0] + sl * v[1]
+    flight = paths.pieces_of()[piece]
+    (x, y, z), (vx, vy, vz) = paths.motion(piece, time_s)
+    # Bowring's formula (1976) once, with sines and cosines from ratios: below 1e-11 rad up to 40 km height.
+    p = np.sqrt(x * x + y * y)
+    slant = np.sqrt((z * A_M) ** 2 + (p * B_M) ** 2)
+    up, out = z + (EP2 * B_M) * (z * A_M / slant) ** 3, p - (E2 * A_M) * (p * B_M / slant) ** 3
+    norm = np.sqrt(up * up + out * out)
+    s, c, sl, cl = up / norm, out / norm, y / p, x / p
+    outward = cl * vx + sl * vy
     return Truth(
         time_s=time_s,
         truth_id=fleet.truth_id[flight].astype("i4"),
-        latitude_deg=latitude / DEG_RAD,
-        longitude_deg=longitude / DEG_RAD,
-        height_m=height,
-        v_east_mps=cl * v[1] - sl * v[0],
-        v_north_mps=c * v[2] - s * outward,
-        v_up_mps=s * v[2] + c * outward,
+        latitude_deg=np.arctan2(up, out) / DEG_RAD,
+        longitude_deg=np.arctan2(y, x) / DEG_RAD,
+        height_m=p * c + z * s - A_M * np.sqrt(1.0 - E2 * s * s),
+        v_east_mps=cl * vy - sl * vx,
+        v_north_mps=c * vz - s * outward,
+        v_up_mps=s * vz + c * outward,
         phase=paths.phase[piece],
     )
