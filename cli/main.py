@@ -15,6 +15,7 @@ from ssrtrack.cli.export import export
 from ssrtrack.cli.info import info
 from ssrtrack.cli.ingest import ingest
 from ssrtrack.cli.simulate import simulate
+from ssrtrack.cli.train import train
 from ssrtrack.errors import SsrtrackError
 
 app = typer.Typer(
@@ -48,6 +49,7 @@ app.command()(export)
 app.command()(info)
 app.command()(evaluate)
 app.command()(batch)
+app.add_typer(train, name="train")
 
 
 def main() -> None:

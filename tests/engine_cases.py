@@ -30,12 +30,14 @@ Array = NDArray[Any]
 BACKENDS: tuple[str, ...] = ("numba",)
 EVERY = ("filterpy", *BACKENDS)
 
-BANKS = tuple(name for name in ESTIMATORS if isinstance(make_estimator(name), Bank))
-OPTIONS: dict[str, dict[str, float]] = {
-    "plain": {},
-    "gate": {"gate": 0.9999},
-    "tail": {"tail_weight": 0.05, "tail_scale": 6.0, "speed_sigma_mps": 120.0},
-    "gate+tail": {"gate": 0.999, "reopen_after": 1, "tail_weight": 0.02, "tail_scale": 3.0},
+# imm-gated is imm with other numbers.
+BANKS = tuple(n for n in ESTIMATORS if n != "imm-gated" and isinstance(make_estimator(n), Bank))
+PLAIN: dict[str, Any] = {"gate": None, "tail_weight": 0.0, "tail_scale": 10.0}  # also for names that are tuned
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": PLAIN,
+    "gate": PLAIN | {"gate": 0.9999},
+    "tail": PLAIN | {"tail_weight": 0.05, "tail_scale": 6.0, "speed_sigma_mps": 120.0},
+    "gate+tail": PLAIN | {"gate": 0.999, "reopen_after": 1, "tail_weight": 0.02, "tail_scale": 3.0},
 }
 CASES = [(name, option) for name in BANKS for option in OPTIONS]
 HAS_BACKENDS = "backend" in signature(run).parameters

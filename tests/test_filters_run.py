@@ -190,8 +190,10 @@ def test_a_far_outlier_does_not_destroy_a_track(name: str, defence: dict[str, fl
     position = z.position_m.copy()
     position[:, 12] += OUTLIER_M
     bad = cartesian(z.time_s, position, R)
-    clean = run(make_estimator(name, **defence), cartesian(z.time_s, z.position_m, R))
-    safe, hit = run(make_estimator(name, **defence), bad), run(make_estimator(name), bad)
+    bare: dict[str, Any] = {"gate": None, "tail_weight": 0.0}  # also of estimators whose defaults defend them
+    guarded, open_ = make_estimator(name, **(bare | defence)), make_estimator(name, **bare)
+    clean = run(guarded, cartesian(z.time_s, z.position_m, R))
+    safe, hit = run(guarded, bad), run(open_, bad)
 
     def worst(history: TrackHistory) -> float:
         return float(np.hypot(*(history.mean - truth)[:, 12:16, :2].T).max())

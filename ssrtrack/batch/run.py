@@ -233,6 +233,7 @@ def batch(
     """
     asked = Asked(tuple(trackers) if not isinstance(trackers, str) else trackers, **options)
     asked.check()
+    asked = asked.here()
     _check_numbers(workers=workers, retries=retries, max_plots=max_plots)
     if scheduler is not None and workers is not None:
         raise BatchError("both workers and a scheduler were given; name one of the two")

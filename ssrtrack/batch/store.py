@@ -27,7 +27,8 @@ LOCK = ".lock"  # in OUT/logs; stays there, because taking it away would let two
 def settings_key(job: Job) -> str:
     """A digest of all that a log's scores depend on beside its content: trackers, parameters, software."""
     settings = asdict(job.asked) | {"version": job.version, "bootstrap": job.bootstrap, "seed": job.seed}
-    del settings["chunk_rows"]  # how much is read at a time changes no score
+    # How much is read at a time changes no score, nor where trackers' files are: their digests are among the settings.
+    del settings["chunk_rows"], settings["folder"]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -83,7 +83,8 @@ def software_version() -> str:
     root = Path(ssrtrack.__file__).parent
     digest = hashlib.sha256()
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and p.name not in UNRELATED):
-        for path in sorted(folder.glob("*.py")):
+        # Tuned parameters and tables of requirements decide scores as code does.
+        for path in (*sorted(folder.glob("*.py")), *sorted(folder.rglob("*.toml"))):
             digest.update(path.name.encode() + path.read_bytes())
     for path in sorted(root.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
@@ -113,11 +114,13 @@ def _log(job: Job) -> Outcome:
         return Unchanged(marked)
     if is_url(job.location):  # seen from its head, before it is fetched whole
         with opened(job.location) as reader:
-            cuts = reader.cuts(job.max_plots)
+            if cuts := reader.cuts(job.max_plots):
+                job.asked.check_training(reader)
         if cuts:
             return Cut(cuts, content_hash(job.location), marked, time.perf_counter() - begun)
     with fetched(job.location) as (reader, sha256):
         if cuts := reader.cuts(job.max_plots):
+            job.asked.check_training(reader)
             return Cut(cuts, sha256, marked, time.perf_counter() - begun)
         sums, found, plots = _sums(reader, job, None)
         require_flights(reader.path, found, sums)

@@ -10,6 +10,7 @@ is neither. A flight stays straight for two minutes on average and in a turn for
 
 from collections.abc import Callable
 from dataclasses import fields
+from functools import cache
 from inspect import signature
 from math import isfinite
 from typing import Any
@@ -24,9 +25,21 @@ from ssrtrack.filters.chain import Chain
 from ssrtrack.filters.motion import Motion, constant_acceleration, constant_velocity, coordinated_turn, singer
 from ssrtrack.filters.options import Options
 from ssrtrack.filters.protocol import Estimator, join, put, take
+from ssrtrack.filters.tuned_file import FOLDER, read_tuned
 from ssrtrack.units import DEG_RAD
 
-__all__ = ["ESTIMATORS", "Estimator", "join", "make_estimator", "parameters_of", "parse_estimator", "put", "take"]
+__all__ = [
+    "ESTIMATORS",
+    "TUNED",
+    "Estimator",
+    "join",
+    "make_estimator",
+    "parameters_of",
+    "parse_estimator",
+    "put",
+    "take",
+    "untuned_parameters",
+]
 
 Array = NDArray[Any]
 PLAIN = Options()
@@ -136,9 +149,12 @@ ESTIMATORS: dict[str, Callable[..., Estimator]] = {
     "ukf-ct": _polar_ct("unscented"),
     "ckf": _polar_cv("cubature"),
     "imm": _imm,
+    "imm-gated": _imm,
     "imm2": _imm2,
     "imm3": _imm3,
 }
+# Names whose defaults are tuned parameters that come with the package (benchmarks/tune_suite.py makes them).
+TUNED = {"imm": FOLDER / "imm.toml", "imm-gated": FOLDER / "imm-gated.toml"}
 
 
 def make_estimator(name: str, **parameters: Any) -> Estimator:
@@ -150,13 +166,14 @@ def make_estimator(name: str, **parameters: Any) -> Estimator:
     known = parameters_of(name)
     unknown = sorted(set(parameters) - set(known))
     if unknown:
-        raise EstimatorError(f"estimator {name!r} has no parameters {unknown}; known: {known}")
+        raise EstimatorError(f"estimator {name!r} has no parameters {unknown}; known: {_listed(known)}")
     for key, value in parameters.items():
-        if not (isinstance(value, int | float | np.number) or (value is None and known[key] is None)):
+        if not (isinstance(value, int | float | np.number) or (value is None and _may_be_none(key))):
             raise EstimatorError(f"parameter {key} of {name!r} must be a number, got {value!r}")
     common = {f.name for f in fields(Options)}
-    options = Options(**{k: v for k, v in parameters.items() if k in common})
-    return ESTIMATORS[name](options, **{k: v for k, v in parameters.items() if k not in common})
+    chosen = known | parameters
+    options = Options(**{k: v for k, v in chosen.items() if k in common})
+    return ESTIMATORS[name](options, **{k: v for k, v in chosen.items() if k not in common})
 
 
 def parse_estimator(text: str, **defaults: Any) -> Estimator:
@@ -170,8 +187,17 @@ def parse_estimator(text: str, **defaults: Any) -> Estimator:
     """
     name, colon, rest = (part.strip() for part in text.partition(":"))
     known = parameters_of(name)
+    return make_estimator(name, **(defaults | given_parameters(text, rest if colon else None, known)))
+
+
+def given_parameters(text: str, rest: str | None, known: dict[str, Any]) -> dict[str, Any]:
+    """The parameters written as key=value,key=value in `rest`, the part of `text` after the colon (None: no colon).
+
+    Raises:
+        EstimatorError: as `parse_estimator`.
+    """
     given: dict[str, Any] = {}
-    for item in rest.split(",") if colon else ():
+    for item in rest.split(",") if rest is not None else ():
         key, equals, value = (part.strip() for part in item.partition("="))
         if not (key and equals and value):
             raise EstimatorError(
@@ -182,21 +208,26 @@ def parse_estimator(text: str, **defaults: Any) -> Estimator:
         if key in given:
             raise EstimatorError(f"estimator {text!r} gives {key!r} twice; give it once")
         given[key] = _number(text, key, value, known[key])
-    return make_estimator(name, **(defaults | given))
+    return given
 
 
 def _number(text: str, key: str, value: str, default: Any) -> float | None:
     """A parameter's value, of its default's kind."""
-    if default is None and value.lower() == "none":
+    optional = _may_be_none(key)
+    if optional and value.lower() == "none":
         return None
     try:
         number = int(value) if isinstance(default, int) else float(value)
     except ValueError:
         number = float("nan")
     if not isfinite(number):
-        kind = "a whole number" if isinstance(default, int) else "a number or none" if default is None else "a number"
+        kind = "a whole number" if isinstance(default, int) else "a number or none" if optional else "a number"
         raise EstimatorError(f"estimator {text!r}: {key} is {value!r}, expected {kind} such as {default or 1}")
     return number
+
+
+def _may_be_none(key: str) -> bool:
+    return getattr(PLAIN, key, 0) is None
 
 
 def _listed(known: dict[str, Any]) -> str:
@@ -204,7 +235,16 @@ def _listed(known: dict[str, Any]) -> str:
 
 
 def parameters_of(name: str) -> dict[str, Any]:
-    """Parameters of an estimator and their defaults, its own first.
+    """Parameters of an estimator and their defaults, its own first; tuned ones for the names in `TUNED`.
+
+    Raises:
+        EstimatorError: unknown name.
+    """
+    return untuned_parameters(name) | _shipped(name)
+
+
+def untuned_parameters(name: str) -> dict[str, Any]:
+    """Parameters of an estimator with the defaults of its code alone, which were chosen by rules of thumb.
 
     Raises:
         EstimatorError: unknown name.
@@ -213,6 +253,12 @@ def parameters_of(name: str) -> dict[str, Any]:
         raise EstimatorError(f"no estimator {name!r}; known: {', '.join(ESTIMATORS)}")
     own = {k: p.default for k, p in signature(ESTIMATORS[name]).parameters.items() if k != "options"}
     return own | {f.name: getattr(PLAIN, f.name) for f in fields(Options)}
+
+
+@cache
+def _shipped(name: str) -> dict[str, Any]:
+    """Tuned parameters that come with the package; none for most names."""
+    return dict(read_tuned(TUNED[name]).parameters) if name in TUNED else {}
 
 
 def _turn(rate_dps: float, sigma_dps: float, tau_s: float, q_m2s3: float, name: str) -> Motion:

@@ -34,6 +34,7 @@ def evaluate(
     smoothed_reference: bool | None = None,
     chunk_rows: int = 200_000,
     backend: str = "auto",
+    allow_training_data: bool = False,
     progress: Progress | None = None,
     tracks_writer: TracksWriter | None = None,
     sweep: Axes = (),
@@ -42,9 +43,10 @@ def evaluate(
 
     Args:
         logs: HDF5 logs; all with truth, or all without.
-        trackers: names of `ESTIMATORS`, with parameters if wanted ("imm:gate=0.9999", see `parse_estimator`), or
-            estimators by name. Ratios refer to the first. Trackers given as text get the heavy tail that was measured,
-            where the measured noise is used, unless their text sets it.
+        trackers: names of `ESTIMATORS`, with parameters if wanted ("imm:gate=0.9999"), files of tuned parameters,
+            folders of learned trackers (see `ssrtrack.models.load.load_tracker`), or estimators by name. Ratios refer
+            to the first. Names get the heavy tail that was measured, where the measured noise is used, unless their
+            text sets it.
         identity: what makes plots one flight: "truth", "address", or "auto" (truth if the logs have it).
         warmup_plots: plots at the start of each flight that are tracked but not scored.
         examples: flights drawn in the report.
@@ -59,6 +61,7 @@ def evaluate(
         smoothed_reference: compare with an IMM-smoothed trajectory; None does so only without truth.
         chunk_rows: plots read at a time.
         backend: what computes the trackers, see `ssrtrack.filters.run.run`.
+        allow_training_data: score also trackers on logs that they were trained on.
         progress: called as (what, done, total).
         tracks_writer: called as (tracker, tracks) in time order, e.g. `LogWriter.append_tracks`; one log only.
         sweep: axes along which plots are also degraded, names of `ssrtrack.scoring.degrade.AXES` or levels by name
@@ -83,6 +86,7 @@ def evaluate(
         smoothed_reference=smoothed_reference,
         chunk_rows=chunk_rows,
         backend=backend,
+        allow_training_data=allow_training_data,
     )
     asked.check()
     sweeper = Sweeper(sweep, seed=seed) if sweep else None

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,12 @@ from numpy.typing import NDArray
 from ssrtrack.data import Plots
 from ssrtrack.errors import ScoringError
 from ssrtrack.filters.batched import batched_backend
-from ssrtrack.filters.estimators import Estimator, make_estimator, parse_estimator
+from ssrtrack.filters.estimators import Estimator, make_estimator
 from ssrtrack.filters.measurement import tracking_frame
 from ssrtrack.filters.run import run
 from ssrtrack.io.hdf5 import LogReader
+from ssrtrack.models.load import digest_of_tracker, load_tracker, sources_of_tracker
+from ssrtrack.models.provenance import clash
 from ssrtrack.scoring.examples import kept
 from ssrtrack.scoring.gathered import Gathered
 from ssrtrack.scoring.output import TracksInOrder, TracksWriter, tracks_of
@@ -58,6 +61,59 @@ class Asked:
     smoothed_reference: bool | None = None
     chunk_rows: int = 200_000
     backend: str = "auto"
+    allow_training_data: bool = False
+    folder: str = "."  # where relative paths of trackers begin
+    digests: Mapping[str, str] = field(default_factory=dict)  # of trackers' files as they were when this was asked
+
+    def here(self) -> "Asked":
+        """The same, with what another process needs: this folder, and digests of the trackers' files.
+
+        Raises:
+            EstimatorError: a tracker's file is gone.
+        """
+        digests = {
+            t: d for t in self.trackers if isinstance(t, str) and (d := digest_of_tracker(t, folder=self.folder))
+        }
+        return replace(self, folder=str(Path(self.folder).absolute()), digests=digests)
+
+    def estimators(self, parameters: Mapping[str, Any]) -> dict[str, Estimator]:
+        """The trackers by name; `parameters` hold for those given as text that leave them open.
+
+        Raises:
+            ScoringError: none, one twice, a text in place of a list, or a tracker's file was replaced meanwhile.
+            EstimatorError, CheckpointError: one that cannot be made.
+        """
+        if isinstance(self.trackers, str):
+            raise ScoringError(
+                f"trackers is the text {self.trackers!r}, expected a list of names such as ['kf', 'imm']"
+            )
+        if not self.trackers:
+            raise ScoringError("no tracker to evaluate; name at least one, for example 'kf'")
+        if isinstance(self.trackers, Mapping):
+            return dict(self.trackers)
+        repeated = [name for name, n in Counter(self.trackers).items() if n > 1]
+        if repeated:
+            raise ScoringError(f"trackers {repeated} are named twice; name each once")
+        for text, digest in self.digests.items():
+            if digest_of_tracker(text, folder=self.folder) != digest:
+                raise ScoringError(f"tracker {text!r}: its file is another one than at the start; start again")
+        return {text: load_tracker(text, folder=self.folder, **parameters) for text in self.trackers}
+
+    def check_training(self, reader: LogReader) -> None:
+        """Refuse a log that a tracker was trained on: its scores would say nothing about any other log.
+
+        Raises:
+            ScoringError: it was, and training data is not allowed; says which tracker, and how to go on.
+        """
+        if self.allow_training_data or isinstance(self.trackers, Mapping):
+            return
+        for text in self.trackers:
+            found = clash(sources_of_tracker(text, folder=self.folder), reader)
+            if found:
+                raise ScoringError(
+                    f"{reader.path}: tracker {text!r} was trained on it ({found}); score it on other data, or force it "
+                    "with --force-training-data (allow_training_data=True)"
+                )
 
     def check(self) -> None:
         """Raises ScoringError or EstimatorError for what no log could satisfy."""
@@ -65,7 +121,7 @@ class Asked:
             raise ScoringError(
                 f"warmup_plots is {self.warmup_plots}; at least the first plot, which starts a track, is not scored"
             )
-        for estimator in _estimators(self.trackers, {}).values():
+        for estimator in self.estimators({}).values():
             batched_backend(estimator, self.backend, "float64")
         if self.identity not in ("auto", *IDENTITIES):
             raise ScoringError(f"identity is {self.identity!r}, expected auto, {' or '.join(IDENTITIES)}")
@@ -86,7 +142,7 @@ def nothing_yet(asked: Asked, reader: LogReader) -> Gathered:
         epoch=reader.provenance.epoch,
         has_truth=reader.has_truth,
         identity=_identity(asked.identity, reader.has_truth),
-        tallies={name: Tally() for name in _estimators(asked.trackers, {})},
+        tallies={name: Tally() for name in asked.estimators({})},
     )
 
 
@@ -109,12 +165,14 @@ def gather(
         ScoringError, EstimatorError, LogError: see `evaluate`. A log without flights is left to the caller.
     """
     log, show = reader.path.name, progress or (lambda what, done, total: None)
+    if piece is None:
+        asked.check_training(reader)
     show(f"{log}: measuring noise", 0, 1)
     per_radar = len(reader.radars) > 1 and not bool(reader.radars.has_site().all())
     cutting = replace(asked.cutting(into.has_truth), per_radar=per_radar, detected=tells_types_apart(reader))
     sigmas = choose_sigmas(reader, into.identity, cutting, asked.sigma_range_m, asked.sigma_azimuth_rad)
     setting = _setting(reader, asked, into.has_truth, sigmas, per_radar)
-    estimators = _estimators(asked.trackers, sigmas.tail | {"gate": asked.gate})
+    estimators = asked.estimators(sigmas.tail | ({} if asked.gate is None else {"gate": asked.gate}))
     window = _truth_window(reader, setting, asked.chunk_rows, piece) if into.has_truth else None
     counted = _Counted(np.zeros(len(reader.radars), np.int64), into, reader)
     chunks = counted.whole(reader, asked.chunk_rows) if piece is None else counted.piece(reader, asked, cutting, piece)
@@ -151,19 +209,6 @@ def require_flights(log: object, found: int, gathered: Gathered) -> None:
             f"{log}: no flight is long enough to score ({why}). Try another identity, fewer warm-up plots, or "
             "a longer recording"
         )
-
-
-def _estimators(trackers: Trackers, parameters: Mapping[str, Any]) -> dict[str, Estimator]:
-    if isinstance(trackers, str):
-        raise ScoringError(f"trackers is the text {trackers!r}, expected a list of names such as ['kf', 'imm']")
-    if not trackers:
-        raise ScoringError("no tracker to evaluate; name at least one, for example 'kf'")
-    if isinstance(trackers, Mapping):
-        return dict(trackers)
-    repeated = [name for name, n in Counter(trackers).items() if n > 1]
-    if repeated:
-        raise ScoringError(f"trackers {repeated} are named twice; name each once")
-    return {text: parse_estimator(text, **parameters) for text in trackers}
 
 
 def _identity(identity: str, has_truth: bool) -> str:
