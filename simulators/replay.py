@@ -17,6 +17,8 @@ from ssrtrack.units import DEG_RAD, KT_MPS
 
 RECORDED = 65534  # flow number of recorded flights in random streams
 STRAY_WEIGHT = 0.25  # of a position: it lies over four sigma off
+# What no smooth flight does: there, the recording was too poor to be smoothed.
+MAX_BANK_RAD, MAX_CLIMB_MPS, MAX_SPEED_MPS = 70.0 * DEG_RAD, 120.0, 500.0
 _ROWS_AT_ONCE = 20_000
 _FIRST_CODE, _CODES = 0o0100, 4000
 
@@ -26,6 +28,7 @@ class ReplaySummary:
     """How the smoothed motion of the flights given so far agrees with what was recorded; NaN where nothing was."""
 
     flights: int
+    impossible: int  # flights left out, as no aircraft moves like that
     rows: int
     noise: Noise
     stray_share: float
@@ -47,6 +50,8 @@ class ReplaySummary:
                 f"  against reported motion: ground speed {self.speed_rms_mps:.2f} m/s RMS "
                 f"({self.speed_median_mps:.2f} median), track {self.track_rms_rad / DEG_RAD:.2f} deg RMS"
             )
+        if self.impossible:
+            lines.append(f"  {self.impossible:,} more left out: no aircraft moves as they seem to")
         if np.isfinite(self.climb_rms_mps):
             lines.append(f"  rate of climb {self.climb_rms_mps:.2f} m/s RMS")
         return "\n".join(lines)
@@ -100,7 +105,8 @@ class RecordedTraffic:
         self._waiting = self._waiting[self._begin_s[self._waiting] >= time_s]
         share = np.cumsum(self._count[due]) // _ROWS_AT_ONCE
         parts = [self._flown(due[share == s]) for s in np.unique(share)]
-        return Paths.concat([p for p, _ in parts]), Fleet.concat([f for _, f in parts])
+        flown = Paths.concat([p for p, _ in parts]), Fleet.concat([f for _, f in parts])
+        return flown if len(flown[0].start_s) else None
 
     def _flown(self, which: Ints) -> tuple[Paths, Fleet]:
         counts = self._count[which]
@@ -108,12 +114,21 @@ class RecordedTraffic:
         table, flight = self._table[rows], np.repeat(np.arange(len(which)), counts)
         states = smooth(rows_of(table), self.noise)
         paths = to_paths(table.time_s, flight, states)
-        self._tally.add(table, flight, states, paths)
+        possible = _possible(paths)
+        self._tally.add(table, flight, states, paths, possible)
         # Pieces outside the scenario stay, so that a flight in the air at its start is smooth there.
-        paths = dataclasses.replace(
+        clipped = dataclasses.replace(
             paths, start_s=np.maximum(paths.start_s, 0.0), end_s=np.minimum(paths.end_s, self._duration_s)
         )
-        return paths, _fleet(self._table, self._first[which])
+        keep = np.flatnonzero(possible)
+        return clipped.take(keep), _fleet(self._table, self._first[which]).take(keep)
+
+
+def _possible(paths: Paths) -> NDArray[np.bool_]:
+    """Which flights (F,) move as aircraft can."""
+    s = paths.scalars
+    wrong = (np.abs(s[5]) > MAX_BANK_RAD) | (np.abs(s[1]) > MAX_CLIMB_MPS) | (s[3] > MAX_SPEED_MPS)
+    return np.asarray(np.bincount(paths.pieces_of(), wrong, len(paths.start_s)) == 0)
 
 
 def _flights(flight_id: Ints) -> tuple[Ints, Ints]:
@@ -142,14 +157,20 @@ class _Tally:
     """Running sums for the summary."""
 
     def __init__(self) -> None:
-        self.flights, self.stray = 0, 0
+        self.flights, self.impossible, self.stray = 0, 0, 0
         self.speed: list[NDArray[np.float32]] = []
         self.sums = np.zeros(5)  # rows, track², tracks, climb², climbs
         self.seconds = np.zeros(8)
 
-    def add(self, table: Trajectories, flight: Ints, states: States, paths: Paths) -> None:
-        self.flights += int(flight[-1]) + 1
-        self.stray += int(np.sum(states.weight[:, :2].min(1) < STRAY_WEIGHT))
+    def add(self, table: Trajectories, flight: Ints, states: States, paths: Paths, possible: NDArray[np.bool_]) -> None:
+        good = possible[flight]
+        self.flights += int(possible.sum())
+        self.impossible += int((~possible).sum())
+        self.stray += int(np.sum((states.weight[:, :2].min(1) < STRAY_WEIGHT) & good))
+        self.seconds += np.bincount(paths.phase, paths.length_s * possible[paths.pieces_of()], 8)
+        table, flight = table[good], flight[good]
+        if not len(table):
+            return
         state = paths.state(paths.locate(flight, table.time_s), table.time_s)
         speed = state["speed_mps"] - table.ground_speed_mps
         self.speed.append(speed[np.isfinite(speed)].astype("f4"))
@@ -158,7 +179,6 @@ class _Tally:
         climb = state["climb_mps"] - table.vertical_rate_mps
         known = np.isfinite(climb)
         self.sums += len(table), np.sum(turn**2), moving.sum(), np.sum(climb[known] ** 2), known.sum()
-        self.seconds += np.bincount(paths.phase, paths.length_s, 8)
 
     def summary(self, noise: Noise) -> ReplaySummary:
         rows, track2, tracks, climb2, climbs = self.sums
@@ -170,6 +190,7 @@ class _Tally:
             shares[name] = float(seconds[(bits & bit) > 0].sum())
         return ReplaySummary(
             flights=self.flights,
+            impossible=self.impossible,
             rows=int(rows),
             noise=noise,
             stray_share=self.stray / max(rows, 1),

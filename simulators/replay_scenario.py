@@ -100,7 +100,7 @@ def _refuse_unseen(scenario: Scenario, trajectories: Trajectories, begin_s: floa
     how_far = f"the nearest is {nearest / NM_M:.0f} NM off" if np.isfinite(nearest) else "there are none at that time"
     raise ScenarioError(
         f"no recorded position is within the range of a radar of {scenario.name!r}: {how_far}; move the radar with "
-        f"--site centre, or to a place such as --site {lat0:.2f},{lon0:.2f}"
+        f"--site centre, or to a place such as --site {lat0:.2f},{lon0:.2f},{scenario.radar[0].height_m:.0f}"
     )
 
 

@@ -30,6 +30,7 @@ KNOWN_NAMES = frozenset(
     {name for names in (*_NUMBERS.values(), *_TIMES.values()) for name in names} | {*TEXT_NAMES, "onground", _GEOMETRIC}
 )
 _REQUIRED = {"time_s": "timestamp", "latitude_deg": "latitude", "longitude_deg": "longitude"}
+_WORDS = {"true": True, "false": False, "t": True, "f": False, "1": True, "0": False, "": False}
 # A number of seconds above the first bound lies after the year 5138: it is milliseconds; and so on.
 _TIME_UNITS = ((1e11, 1.0), (1e14, 1e-3), (1e17, 1e-6), (np.inf, 1e-9))
 
@@ -117,19 +118,8 @@ def _truths(series: "pd.Series[Any]", where: str) -> Array:
 
     if pd.api.types.is_bool_dtype(series) or pd.api.types.is_numeric_dtype(series):
         return np.asarray(series.fillna(0).to_numpy() != 0)
-    words = series.astype(str).str.strip().str.lower()
-    known = {
-        "true": True,
-        "false": False,
-        "1": True,
-        "0": False,
-        "t": True,
-        "f": False,
-        "nan": False,
-        "none": False,
-        "": False,
-    }
-    values = words.map(known)
+    words = series.astype(object).where(series.notna(), "").astype(str).str.strip().str.lower()
+    values = words.map(_WORDS)
     if values.isna().any():
         raise DataError(f"{where}: found {words[values.isna()].iloc[0]!r}, expected true or false")
     return np.asarray(values.to_numpy(bool))
