@@ -118,8 +118,14 @@ def test_verdict_names_who_holds_out() -> None:
     sweep = made("pd", {"imm": 1.0, "kf": 1.3, "ekf": 1.2})
     assert words.verdict(sweep).startswith("ekf stays below 2 times imm's undegraded error (100 m) up to 0.5")
     assert "imm holds out longest" in words.verdict(replace(sweep, curves=(sweep.curves[0],)))
-    later = replace(sweep.curves[1], break_level=0.6)
-    assert words.verdict(replace(sweep, curves=(sweep.curves[0], later))).startswith("kf holds out longest")
+    later = replace(sweep.curves[1], break_level=0.6, break_interval=(0.62, None))
+    assert words.verdict(replace(sweep, curves=(sweep.curves[0], later))).startswith(
+        "kf holds out longest: it reaches 2"
+    )
+    near = replace(later, tracker="near", break_level=0.61)
+    assert words.verdict(replace(sweep, curves=(near, later))).startswith("kf and near hold out longest: kf reaches 2")
+    blind = replace(later, break_interval=None)
+    assert words.verdict(replace(sweep, curves=(near, blind))).startswith("kf holds out longest")
     none = replace(sweep, curves=(sweep.curves[2],))
     assert words.verdict(none) == "No tracker reaches 2 times imm's undegraded error (100 m) up to 0.5."
 

@@ -73,6 +73,14 @@ def lost(curve: Curve, place: int = -1) -> str:
     return "–" if share is None else f"{100 * share:.0f} %"
 
 
+def _inside(curve: Curve, last: Curve, none: float) -> bool:
+    """Whether a tracker breaks within the interval of the last one to break: these flights do not part the two."""
+    if curve is last or curve.break_level is None or last.break_interval is None:
+        return False
+    low, high = (np.inf if end is None else abs(end - none) for end in last.break_interval)
+    return bool(low <= abs(curve.break_level - none) <= high)
+
+
 def verdict(sweep: Sweep) -> str:
     """One plain sentence: who holds out longest, or that nobody breaks."""
     none = float(sweep.levels[0])
@@ -84,8 +92,10 @@ def verdict(sweep: Sweep) -> str:
         stay = "stays" if len(standing) == 1 else "stay"
         return f"{', '.join(standing)} {stay} below {limit} up to {level(sweep, float(sweep.levels[-1]))}."
     last = max(sweep.curves, key=lambda curve: abs((curve.break_level or none) - none))
-    known = break_interval(sweep, last, " to ")
-    return (
-        f"{last.tracker} holds out longest: it reaches {limit} at {broken(sweep, last)}"
-        f"{f' (95 % interval {known})' if known else ''}."
+    known, equal = (
+        break_interval(sweep, last, " to "),
+        [curve.tracker for curve in sweep.curves if _inside(curve, last, none)],
     )
+    names = " and ".join([last.tracker, *equal])
+    lead = f"{names} hold out longest: {last.tracker}" if equal else f"{last.tracker} holds out longest: it"
+    return f"{lead} reaches {limit} at {broken(sweep, last)}{f' (95 % interval {known})' if known else ''}."
