@@ -1,5 +1,7 @@
 """Running estimators: against the plain reference, split, reordered, ragged, missed, gated, with heavy tails."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 

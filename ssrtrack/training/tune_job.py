@@ -49,8 +49,8 @@ def flights_of(
     """Flights of scenarios (names, files or suite:NAME), each a group, and of logs, together one group.
 
     A scenario is simulated with `seed` (1 by default) to tune on and with the next seed to validate; of suite:NAME
-    these are the train and validation splits. Logs are judged by the validation logs, else by 30 % of their aircraft. The
-    validation logs also serve scenarios, in place of their own.
+    these are the train and validation splits. Logs are judged by the validation logs, else by 30 % of their aircraft.
+    The validation logs also serve scenarios, in place of their own.
 
     Raises:
         TrainingError: nothing to tune on, a seed for a split of the suite, or too few flights.
