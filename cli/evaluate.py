@@ -25,7 +25,8 @@ def evaluate(
             "-t",
             "--tracker",
             metavar="NAME",
-            help="Estimator, NAME or NAME:key=value,... such as imm:gate=0.9999; repeat. The first is the reference.",
+            help="Estimator: NAME or NAME:key=value,... such as imm:gate=0.9999, a FILE.toml of `train imm`, a folder "
+            "of `train koss`; repeat. The first is the reference.",
         ),
     ] = ["kf", "ekf", "imm"],  # noqa: B006 (typer reads the default, nobody changes it)
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")] = Path("report"),
@@ -49,6 +50,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="X,Y,...", help="Levels of the one --sweep instead of the default ones."),
     ] = None,
+    force_training_data: Annotated[
+        bool, typer.Option("--force-training-data", help="Score trackers also on logs that they were trained on.")
+    ] = False,
     save_tracks: Annotated[bool, typer.Option("--save-tracks", help="Also write tracks.h5 into the folder.")] = False,
 ) -> None:
     """Track with the chosen estimators, score accuracy and calibration, write report.html and scores.json."""
@@ -100,6 +104,7 @@ def evaluate(
             progress=progress,
             tracks_writer=save,
             sweep=axes,
+            allow_training_data=force_training_data,
         )
         page = make_report(
             result,
