@@ -125,3 +125,12 @@ class Clock:
     latency_jitter_s: float = key("float", 0.0, "s", "sigma of its variation, cut at 4 sigma", 0, 2)
     offset_s: float = key("float", 0.0, "s", "error of the clock at the start; the limit is 0.1", -10, 10, source=_ET1)
     drift_ppm: float = key("float", 0.0, "ppm", "rate at which that error grows", -200, 200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NorthStamp:
+    """The time of north is taken late, and with it the stamps of the whole rotation."""
+
+    spread_s: float = key("float", 0.0, "s", "the delay is uniform up to this", 0, 1)
+    late_share: float = key("float", 0.0, "1", "share of rotations that are later still", 0, 1)
+    late_s: float = key("float", 0.02, "s", "by how much these are later", 0, 1)

@@ -13,6 +13,7 @@ from ssrtrack.simulators.schema_effects import (
     Failures,
     Jumps,
     Lobing,
+    NorthStamp,
     Outage,
     Shielding,
     Tails,
@@ -119,6 +120,7 @@ class RadarSpec:
     outage: tuple[Outage, ...] = key("blocks", (), "", "scheduled outages", block=Outage)
     failures: Failures = key("block", Failures(), "", "random outages", block=Failures)
     clock: Clock = key("block", Clock(), "", "error of the time stamp", block=Clock)
+    north_stamp: NorthStamp = key("block", NorthStamp(), "", "error of the time of north", block=NorthStamp)
     quantisation: Quantisation = key("block", Quantisation(), "", "resolution", block=Quantisation)
     replies: Replies = key("block", Replies(), "", "what is read of the replies", block=Replies)
     garble: Garble = key("block", Garble(), "", "synchronous garble", block=Garble)

@@ -7,6 +7,7 @@ import numpy as np
 from ssrtrack.data import Plots
 from ssrtrack.simulators.effects_detection import covered, detected, working
 from ssrtrack.simulators.effects_measurement import measured
+from ssrtrack.simulators.effects_north import north_delay
 from ssrtrack.simulators.effects_time import stamped
 from ssrtrack.simulators.interference import extra_plots
 from ssrtrack.simulators.legs import Floats
@@ -14,6 +15,7 @@ from ssrtrack.simulators.look import Columns, Look, Meetings
 from ssrtrack.simulators.registers import bds50, bds60
 from ssrtrack.simulators.replies import replied
 from ssrtrack.simulators.resolution import quantised
+from ssrtrack.simulators.schema_effects import NorthStamp
 from ssrtrack.simulators.schema_radar import Quantisation
 from ssrtrack.simulators.timing import TWO_PI, crossings, to_enu
 from ssrtrack.simulators.trajectory import Paths
@@ -103,6 +105,8 @@ def _stamped(look: Look, columns: Columns) -> Columns:
         works = working(spec, look.seed, look.radar_id, time_s)
         columns = {name: value[works] for name, value in columns.items()}
     stamps = stamped(spec.clock, look.seed, look.radar_id, columns["time_s"])
+    if spec.north_stamp != NorthStamp():
+        stamps = stamps + north_delay(look, columns["time_s"])
     return columns | {"time_s": stamps}
 
 
