@@ -94,7 +94,9 @@ def normals(seed: int, effect: str, radar: int, who: Ints, turn: Any = 0, lane: 
     u = uniforms(seed, effect, radar, who, turn, lane)
     radius = np.sqrt(-2.0 * np.log(1.0 - u[0]))
     angle = 2.0 * np.pi * u[1]
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)])
+    np.multiply(radius, np.cos(angle), out=u[0])
+    np.multiply(radius, np.sin(angle), out=u[1])
+    return u
 
 
 def students(dof: float, seed: int, effect: str, radar: int, who: Ints, turn: Any = 0, lane: int = 0) -> Floats:

@@ -7,7 +7,7 @@ from ssrtrack.simulators.legs import Floats
 from ssrtrack.simulators.look import Look, Meetings
 from ssrtrack.simulators.schema_effects import Bias, Tails
 from ssrtrack.simulators.schema_radar import RadarSpec
-from ssrtrack.simulators.timing import TWO_PI, to_enu
+from ssrtrack.simulators.timing import to_enu, turned
 from ssrtrack.simulators.trajectory import Paths, horner
 from ssrtrack.units import DEG_RAD, NM_M
 
@@ -27,7 +27,7 @@ def measured(look: Look, met: Meetings) -> dict[str, Floats]:
     for effect in (biased, replied_late, noisy, jumped):
         slant, azimuth = effect(look, met, slant, azimuth)
     return {
-        "range_m": np.maximum(slant, 0.0), "azimuth_rad": azimuth % TWO_PI,
+        "range_m": np.maximum(slant, 0.0), "azimuth_rad": turned(azimuth),
         "sigma_range_m": sigma_range, "sigma_azimuth_rad": sigma_azimuth,
     }  # fmt: skip
 

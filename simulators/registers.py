@@ -3,7 +3,7 @@
 import numpy as np
 
 from ssrtrack.simulators.legs import Floats
-from ssrtrack.simulators.timing import TWO_PI
+from ssrtrack.simulators.timing import turned
 from ssrtrack.units import DEG_RAD, FPM_MPS, KT_MPS
 
 # Resolution of the fields of BDS 5,0 and 6,0 (ICAO Doc 9871, tables A-2-80 and A-2-96).
@@ -25,7 +25,7 @@ def bds50(state: dict[str, Floats]) -> dict[str, Floats]:
     """Track and turn report in still air: true airspeed is the speed along the path."""
     return {
         "roll_rad": state["bank_rad"],
-        "track_angle_rad": state["track_rad"] % TWO_PI,
+        "track_angle_rad": turned(state["track_rad"]),
         "ground_speed_mps": state["speed_mps"],
         "track_angle_rate_radps": state["track_rate_radps"],
         "true_airspeed_mps": np.hypot(state["speed_mps"], state["climb_mps"]),
@@ -38,7 +38,7 @@ def bds60(state: dict[str, Floats], variation_rad: float) -> dict[str, Floats]:
     mach = np.hypot(state["speed_mps"], state["climb_mps"]) / np.sqrt(1.4 * 287.05287 * temperature)
     impact = pressure_ratio * ((1.0 + 0.2 * mach**2) ** 3.5 - 1.0)
     return {
-        "magnetic_heading_rad": (state["track_rad"] - variation_rad) % TWO_PI,
+        "magnetic_heading_rad": turned(state["track_rad"] - variation_rad),
         "indicated_airspeed_mps": np.sqrt(1.4 * 287.05287 * 288.15 * 5.0 * ((impact + 1.0) ** (2.0 / 7.0) - 1.0)),
         "mach": mach,
         "baro_altitude_rate_mps": state["climb_mps"],

@@ -176,8 +176,15 @@ def _within(columns: Columns, duration_s: float) -> Columns:
     return columns if inside.all() else {name: value[inside] for name, value in columns.items()}
 
 
+def _joined(tables: list[Rows]) -> Rows:
+    """Rows of several tables (one at least), one after the other; no copy where only one of them has any."""
+    some = [t for t in tables if len(t)]
+    return tables[0].concat(some) if len(some) > 1 else some[0] if some else tables[0]
+
+
 def _merged(tables: list[Plots]) -> Plots:
-    whole = tables[0] if len(tables) == 1 else Plots.concat(tables)
+    """Rows of several tables in order of time; earlier tables first where times are equal."""
+    whole = _joined(tables)
     late = np.any(np.diff(whole.time_s) < 0.0)
     return whole[np.argsort(whole.time_s, kind="stable")] if late else whole
 
@@ -209,7 +216,9 @@ def _in_order(
     """Blocks with their plots moved to the block in which they are stamped."""
     held = Plots.empty()
     for end_s, plots, truth in done:
-        known = _merged([held, plots]) if len(held) else plots
+        # Only where the held rows reach into the new ones is there anything to sort.
+        reach = int(np.searchsorted(plots.time_s, held.time_s[-1], "right")) if len(held) else 0
+        known = _joined([_merged([held, plots[:reach]]), plots[reach:]])
         at = int(np.searchsorted(known.time_s, end_s)) if end_s < duration_s else len(known)
         held = known[at:]
         yield end_s, known[:at], truth
@@ -226,12 +235,12 @@ def _chunks(
         while number * chunk_s <= complete_s and number * chunk_s < duration_s:
             yield _cut(plots, number * chunk_s), _cut(truth, number * chunk_s)
             number += 1
-    yield Plots.concat(plots), Truth.concat(truth)
+    yield _joined(plots), _joined(truth)
 
 
 def _cut(tables: list[Rows], edge_s: float) -> Rows:
     """The rows before a time, taken out of the list of tables."""
-    whole = tables[0].concat(tables)
+    whole = _joined(tables)
     at = int(np.searchsorted(whole.time_s, edge_s))
     tables[:] = [whole[at:]]
     return whole[:at]

@@ -17,7 +17,7 @@ from ssrtrack.simulators.replies import replied
 from ssrtrack.simulators.resolution import quantised
 from ssrtrack.simulators.schema_effects import NorthStamp
 from ssrtrack.simulators.schema_radar import Quantisation
-from ssrtrack.simulators.timing import TWO_PI, crossings, to_enu
+from ssrtrack.simulators.timing import crossings, to_enu, turned
 from ssrtrack.simulators.trajectory import Paths
 from ssrtrack.units import DEG_RAD
 
@@ -65,7 +65,7 @@ def polar(enu_m: Floats) -> tuple[Floats, Floats, Floats]:
     """Slant range, azimuth in [0, 2π) and elevation (n,) of positions (3, n)."""
     east, north, up = enu_m
     ground2 = east**2 + north**2
-    return np.sqrt(ground2 + up**2), np.arctan2(east, north) % TWO_PI, np.arctan2(up, np.sqrt(ground2))
+    return np.sqrt(ground2 + up**2), turned(np.arctan2(east, north)), np.arctan2(up, np.sqrt(ground2))
 
 
 def _identified(look: Look, seen: Meetings) -> Columns:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ssrtrack.geodesy import enu_rotation, geodetic_to_ecef, wrapped_angle
+from ssrtrack.geodesy import enu_rotation, geodetic_to_ecef
 from ssrtrack.simulators.draws import NO_FLIGHT, normals
 from ssrtrack.simulators.legs import Floats, Ints
 from ssrtrack.simulators.schema_effects import Wobble
@@ -18,7 +18,8 @@ from ssrtrack.simulators.trajectory import Paths, horner, horner_slope
 from ssrtrack.units import DEG_RAD
 
 TWO_PI = 2.0 * np.pi
-CONVERGED_S = 1e-7  # Newton's next step is then below 1e-12 s
+CONVERGED_S = 1e-9  # what may be left of the error of a time
+MAX_ACCELERATION_MPS2 = 60.0
 JITTER_CLIP = 4.0
 
 
@@ -27,6 +28,11 @@ def to_enu(ecef: Floats, site: tuple[float, float, float]) -> Floats:
     shifted = ecef.copy()
     shifted[0] -= geodetic_to_ecef(*site)[:, None]
     return np.asarray(np.einsum("ij,kjn->kin", enu_rotation(site[0], site[1]), shifted))
+
+
+def turned(angle_rad: Floats) -> Floats:
+    """Angles in [0, 2π], where 2π is what a tiny negative one rounds to; three times as fast as a modulo."""
+    return np.asarray(np.maximum(angle_rad - TWO_PI * np.floor(angle_rad / TWO_PI), 0.0))
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def crossings(paths: Paths, enu: Floats, north_s: Floats, wobble: Wobble) -> Cro
 def _solved(
     paths: Paths, enu: Floats, cell: tuple[Ints, Ints, Ints], guess: Floats, north_s: Floats, wobble: Wobble
 ) -> Crossings:
-    """Newton's method on B(t) − A(t) = 0 (mod 2π), for as long as any is still moving."""
+    """Newton's method on B(t) − A(t) = 0 (mod 2π), for as long as any may still be off."""
     flight, scan, second = cell
     time_s, piece = guess.copy(), np.zeros(len(guess), int)
     north, turn_rate = north_s[scan], TWO_PI / (north_s[scan + 1] - north_s[scan])
@@ -150,14 +156,19 @@ def _solved(
         j = paths.locate(flight[todo], t)
         since, c = t - paths.time_s[j], ground.take(j, 2)
         (east, north_m), (v_east, v_north) = horner(c, since), horner_slope(c, since)
-        azimuth = np.arctan2(east, north_m)
-        rate = (north_m * v_east - east * v_north) / np.maximum(east**2 + north_m**2, 1e-6)
+        distance2 = np.maximum(east * east + north_m * north_m, 1e-6)
+        azimuth, rate = np.arctan2(east, north_m), (north_m * v_east - east * v_north) / distance2
+        # The azimuth's second derivative, with the aircraft's acceleration at its most, bounds what Newton leaves.
+        speed2 = v_east * v_east + v_north * v_north
+        bend = MAX_ACCELERATION_MPS2 / np.sqrt(distance2) + 2.0 * speed2 / distance2
         if wobble.amplitude:
             rate *= 1.0 - wobble.amplitude * np.cos(azimuth - wobble.azimuth_deg * DEG_RAD)
-        error = wrapped_angle(beam * (t - north[todo]) - phase(wobble, azimuth))
-        step = -error / np.maximum(beam - rate, 0.1 * beam)
+            bend = 1.1 * bend + wobble.amplitude * speed2 / distance2
+        closing = np.maximum(beam - rate, 0.1 * beam)
+        error = beam * (t - north[todo]) - phase(wobble, azimuth)
+        step = (TWO_PI * np.round(error / TWO_PI) - error) / closing
         time_s[todo], piece[todo] = t + step, j
-        moving = np.abs(step) > CONVERGED_S
+        moving = np.where(closing > beam - rate, np.abs(step), 0.5 * bend * step * step / closing) > CONVERGED_S
         todo = np.flatnonzero(moving) if isinstance(todo, slice) else todo[moving]
     good = np.ones(len(guess), bool)
     good[todo] = False

@@ -21,33 +21,37 @@ def truth_rows(air: tuple[Paths, Fleet] | None, begin_s: float, end_s: float, st
     numbers = np.arange(np.ceil(begin_s / step_s), np.floor(end_s / step_s) + 1)
     grid = numbers * step_s
     grid = grid[(grid >= begin_s) & ((grid < end_s) | (last & (grid <= end_s)))]
-    on_grid = _on_grid(paths, grid)
-    # Read along the other axis, rows of one time come together, in the order of flights.
-    row, _ = np.nonzero(on_grid.T >= 0)
-    piece, time_s = on_grid.T[on_grid.T >= 0], grid[row]
-    more, more_s = _between(paths, grid, begin_s, end_s, last)
+    owner = paths.pieces_of()
+    # Read along the other axis, the rows of one time come together, in the order of flights.
+    by_time = _on_grid(paths, owner, grid).T.ravel()
+    rows = np.flatnonzero(by_time >= 0)
+    piece, time_s = by_time[rows], grid[rows // max(len(paths.start_s), 1)]
+    more, more_s = _between(paths, owner, grid, (begin_s, end_s, last))
     if len(more):
         at = np.searchsorted(time_s, more_s)
         piece, time_s = np.insert(piece, at, more), np.insert(time_s, at, more_s)
-    return _truth(paths, fleet, piece, time_s)
+    return _truth(paths, fleet, owner[piece], piece, time_s)
 
 
-def _on_grid(paths: Paths, grid: Floats) -> Ints:
+def _on_grid(paths: Paths, owner: Ints, grid: Floats) -> Ints:
     """Piece that holds each grid time of each flight (F, G); −1 where it is not in the air."""
     # A piece holds the grid times from its own beginning to that of the next, the last one to the flight's end.
     low = np.searchsorted(grid, paths.time_s)
     high = np.append(low[1:], 0)
     high[paths.first[1:] - 1] = np.searchsorted(grid, paths.end_s, "right")
-    counts = np.maximum(high - low, 0)
-    piece = np.repeat(np.arange(len(low)), counts)
-    nth = np.arange(len(piece)) - np.repeat(np.cumsum(counts) - counts, counts)
+    some = np.flatnonzero(high > low)
+    low, counts = low[some], (high - low)[some]
+    begins = owner[some] * len(grid) + low - np.cumsum(counts) + counts
     out = np.full((len(paths.start_s), len(grid)), -1)
-    out[paths.pieces_of()[piece], low[piece] + nth] = piece
+    out.ravel()[np.repeat(begins, counts) + np.arange(counts.sum())] = np.repeat(some, counts)
     return out
 
 
-def _between(paths: Paths, grid: Floats, begin_s: float, end_s: float, last: bool) -> tuple[Ints, Floats]:
+def _between(
+    paths: Paths, owner: Ints, grid: Floats, span: tuple[float, float, bool]
+) -> tuple[Ints, Floats]:  # fmt: skip
     """Pieces and times of the rows off the grid: where a law changes and where a flight ends; in order of time."""
+    begin_s, end_s, last = span
     final = paths.first[1:] - 1
     piece = np.concatenate([np.flatnonzero(paths.row), final])
     time_s = np.concatenate([paths.time_s[paths.row], paths.end_s])
@@ -60,22 +64,23 @@ def _between(paths: Paths, grid: Floats, begin_s: float, end_s: float, last: boo
     # A flight's pieces follow one another, so that this orders by flight and time, and an end after its last piece.
     order = np.lexsort((time_s, piece))
     piece, time_s = piece[order], time_s[order]
-    flight = paths.pieces_of()[piece]
+    flight = owner[piece]
     fresh = (np.diff(time_s, prepend=-1.0) > MERGE_S) | (np.diff(flight, prepend=-1) != 0)
     piece, time_s = piece[fresh], time_s[fresh]
     order = np.argsort(time_s, kind="stable")
     return piece[order], time_s[order]
 
 
-def _truth(paths: Paths, fleet: Fleet, piece: Ints, time_s: Floats) -> Truth:
+def _truth(paths: Paths, fleet: Fleet, flight: Ints, piece: Ints, time_s: Floats) -> Truth:
     if len(piece) == 0:
         return Truth.empty()
-    flight = paths.pieces_of()[piece]
     (x, y, z), (vx, vy, vz) = paths.motion(piece, time_s)
     # Bowring's formula (1976) once, with sines and cosines from ratios: below 1e-11 rad up to 40 km height.
     p = np.sqrt(x * x + y * y)
-    slant = np.sqrt((z * A_M) ** 2 + (p * B_M) ** 2)
-    up, out = z + (EP2 * B_M) * (z * A_M / slant) ** 3, p - (E2 * A_M) * (p * B_M / slant) ** 3
+    sine, cosine = z * A_M, p * B_M
+    both = np.sqrt(sine * sine + cosine * cosine)
+    sine, cosine = sine / both, cosine / both
+    up, out = z + (EP2 * B_M) * (sine * sine * sine), p - (E2 * A_M) * (cosine * cosine * cosine)
     norm = np.sqrt(up * up + out * out)
     s, c, sl, cl = up / norm, out / norm, y / p, x / p
     outward = cl * vx + sl * vy

@@ -1,5 +1,7 @@
 """Profiles give a radar what the scenario does not write; workers and further radars change no bit of any of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -39,6 +41,12 @@ def same(a, b) -> None:
 
 def test_there_are_these_profiles():
     assert list_profiles() == ["barcelona", "degraded", "koss-paper", "legacy-12s", "modes-typical", "spec"]
+
+
+def test_the_documentation_names_every_profile():
+    lines = (Path(__file__).parent.parent / "docs" / "scenario.md").read_text("utf-8").splitlines()
+    missing = [n for n in list_profiles() if f"- **{n}**: {load_profile(n)['description']}" not in lines]
+    assert not missing
 
 
 @pytest.mark.parametrize("name", list_profiles())
