@@ -1,13 +1,20 @@
-"""Plots per second of processor time of the simulator, which runs on one core; truth rows are included.
+"""Plots per second of processor time of the simulator on one core, truth rows included, and memory for a day.
 
     python benchmarks/simulate.py
 
 Each built-in scenario, and a terminal area of ten times the traffic, is run several times; the p20, p50 and p80 of
-plots per second are written to benchmarks/results/simulate.csv. Before that, plots without noise must agree with cubic
+plots per second are written to benchmarks/results/simulate.csv. Before that, plots without error must agree with cubic
 interpolation of the truth to a centimetre, or nothing is reported.
+
+    python benchmarks/simulate.py --memory
+
+The en-route scenario for 1 and for 24 hours, each in a process of its own: its peak resident memory and its wall time
+with one and with two workers, to benchmarks/results/simulate_memory.csv.
 """
 
 import argparse
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,7 +29,7 @@ from ssrtrack.data import Plots, Truth
 from ssrtrack.geodesy import ecef_to_enu, enu_rotation, geodetic_to_ecef
 from ssrtrack.simulators.scenario import list_scenarios, load_scenario, simulate
 from ssrtrack.simulators.schema import Scenario
-from ssrtrack.simulators.schema_radar import FalsePlots, Noise, Outliers, Quantisation
+from ssrtrack.simulators.schema_radar import Detection, Noise, Quantisation, RadarSpec
 from ssrtrack.units import DEG_RAD
 
 TOLERANCE_M = 0.01
@@ -44,10 +51,13 @@ def cases() -> Iterator[tuple[str, Scenario]]:
 
 def worst_error_m(scenario: Scenario) -> float:
     """Largest distance in range or across it between noise-free plots and the interpolated truth."""
-    exact = Quantisation(range=False, azimuth=False, time=False, altitude=False, bds=False)
-    spec = replace(
-        scenario.radar[0], noise=Noise(sigma_range_m=0.0, sigma_azimuth_deg=0.0), quantisation=exact,
-        outliers=Outliers(), false_plots=FalsePlots(),
+    given = scenario.radar[0]
+    spec = RadarSpec(
+        name=given.name, latitude_deg=given.latitude_deg, longitude_deg=given.longitude_deg, height_m=given.height_m,
+        rotation_period_s=given.rotation_period_s, rotation_jitter=given.rotation_jitter, wobble=given.wobble,
+        coverage=given.coverage, noise=Noise(sigma_range_m=0.0, sigma_azimuth_deg=0.0),
+        detection=Detection(probability=1.0),
+        quantisation=Quantisation(range=False, azimuth=False, time=False, altitude=False, bds=False),
     )  # fmt: skip
     parts = list(simulate(replace(scenario, radar=(spec,), duration_s=600.0), SEED))
     plots, truth = Plots.concat([p for p, _ in parts]), Truth.concat([t for _, t in parts])
@@ -79,11 +89,43 @@ def timed(scenario: Scenario, repeats: int) -> tuple[int, int, list[float]]:
     return plots, truth, seconds[1:]
 
 
+def one_long_run(hours: float, workers: int) -> None:
+    """Simulates the en-route scenario for some hours and prints plots, wall seconds and peak resident memory in MB."""
+    scenario = replace(load_scenario("enroute"), duration_s=hours * 3600.0)
+    begin = time.perf_counter()
+    plots = sum(len(p) for p, _ in simulate(scenario, SEED, workers=workers))
+    used = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    print(plots, time.perf_counter() - begin, *used)
+
+
+def memory(output: Path) -> None:
+    """Peak memory of short and long runs; a child's is the largest of the workers'."""
+    rows = []
+    for hours, workers in ((1, 1), (24, 1), (1, 2), (24, 2)):
+        command = [sys.executable, __file__, "--long", str(hours), str(workers)]
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        plots, wall_s, peak_mb, worker_mb = text.split()
+        row = {
+            "scenario": "enroute", "hours": hours, "workers": workers, "plots": int(plots),
+            "wall_s": f"{float(wall_s):.2f}", "peak_mb": round(float(peak_mb)),
+            "peak_worker_mb": round(float(worker_mb)) if workers > 1 else "",
+        }  # fmt: skip
+        print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
+        rows.append(row | setting("numpy", "scipy"))
+    write_csv(output, rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--output", type=Path, default=RESULTS / "simulate.csv", help="CSV to write")
+    parser.add_argument("--memory", action="store_true", help="memory and wall time of a long run instead")
+    parser.add_argument("--long", nargs=2, type=int, metavar=("HOURS", "WORKERS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.long:
+        return one_long_run(*given.long)
+    if given.memory:
+        return memory(given.output.with_name("simulate_memory.csv"))
     rows = []
     for name, scenario in cases():
         if (worst := worst_error_m(scenario)) > TOLERANCE_M:
