@@ -19,6 +19,7 @@ simulated hour. Only airborne plots beyond 5 NM count. How each number is found:
 
 import json
 import os
+import re
 import sys
 import tempfile
 from datetime import date
@@ -199,7 +200,9 @@ def main() -> None:
     for key, value in (turning | profile(plots, found)).items():
         print(f"{key:38} {value:.5g}")
     facts = summary(plots, found, period)
-    OUT.write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    # One line for each list: the numbers of a distribution are read together.
+    text = re.sub(r"\[[^\[\]]*\]", lambda m: " ".join(m[0].split()), json.dumps(facts, indent=1))
+    OUT.write_text(text + "\n", "utf-8")
     print(f"{len(plots):,} plots, {found.range_residual_m.size:,} fits, {np.mean(found.straight):.0%} of them straight")
     print(f"fourth differences {facts['fourth differences']}, misses {facts['miss runs']}, {facts['shares']}")
     print(f"statistics in {OUT}")
