@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Pair = tuple[Floats, Floats]
 
-_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(16)
+_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(8)
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class Limits:
     turbulence_psd: float = 0.0
     truth_step_s: float = 2.0
 
+    @property
+    def turbulent(self) -> bool:
+        """Whether the air moves, so that paths are cut at every truth row."""
+        return self.turbulence_psd > 0
+
 
 @dataclass(frozen=True)
 class Schedules:
@@ -104,22 +109,26 @@ def schedules(legs: Legs, start: Start, limits: Limits) -> Schedules:
     """The control schedules that fly the legs one after the other."""
     zero = np.zeros_like(start.time_s)
     now, speed, height = zero, start.speed_mps, start.height_m
-    knots: dict[str, list[Pair]] = {"bank": [(now, zero)], "speed": [(now, speed)], "climb": [(now, zero)]}
+    bank, climb, change = [(zero, zero)], [(zero, zero)], [(zero, speed)]
     for leg in range(legs.turn_rad.shape[1]):
         target = np.where(np.isnan(legs.speed_mps[:, leg]), speed, legs.speed_mps[:, leg])
         level = np.where(np.isnan(legs.height_m[:, leg]), height, legs.height_m[:, leg])
         acceleration = legs.acceleration_mps2[:, leg]
         changing = np.abs(target - speed) / np.where(target == speed, 1.0, acceleration)
-        climb = climb_profile(level - height, legs.climb_mps[:, leg], limits.vertical_acceleration_mps2)
+        rise = climb_profile(level - height, legs.climb_mps[:, leg], limits.vertical_acceleration_mps2)
         turn = turn_profile(
             legs.turn_rad[:, leg], legs.bank_rad[:, leg], limits.roll_rate_radps, speed, target, changing
         )
-        knots["speed"] += [(now, speed), (now + changing, target)]
-        knots["climb"] += trapezium(now, *climb)
-        knots["bank"] += trapezium(now, *turn)
-        ends = [2 * climb[1] + climb[2], 2 * turn[1] + turn[2], changing, legs.duration_s[:, leg]]
+        # Where a leg asks nothing the last knot stands again, and where it asks nothing of anybody none is needed.
+        if (changing > 0).any():
+            begin = np.where(changing > 0, now, change[-1][0])
+            change += [(begin, speed), (begin + changing, target)]
+        for knots, profile in ((bank, turn), (climb, rise)):
+            if (profile[0] != 0).any():
+                knots += trapezium(np.where(profile[0] != 0, now, knots[-1][0]), *profile)
+        ends = [2.0 * rise[1] + rise[2], 2.0 * turn[1] + turn[2], changing, legs.duration_s[:, leg]]
         now, speed, height = now + np.max(ends, 0), target, level
-    return Schedules(*(stacked(knots[name]) for name in ("bank", "speed", "climb")))
+    return Schedules(stacked(bank), stacked(change), stacked(climb))
 
 
 def stacked(knots: list[Pair]) -> Pair:
@@ -130,7 +139,7 @@ def stacked(knots: list[Pair]) -> Pair:
 def trapezium(now: Floats, peak: Floats, ramp: Floats, hold: Floats) -> list[Pair]:
     """Knots of a value that ramps to `peak`, stays for `hold` and ramps back to 0."""
     zero = np.zeros_like(peak)
-    return [(now, zero), (now + ramp, peak), (now + ramp + hold, peak), (now + 2 * ramp + hold, zero)]
+    return [(now, zero), (now + ramp, peak), (now + ramp + hold, peak), (now + (2.0 * ramp + hold), zero)]
 
 
 def climb_profile(rise_m: Floats, rate_mps: Floats, acceleration: float) -> tuple[Floats, Floats, Floats]:

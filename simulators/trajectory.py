@@ -15,16 +15,14 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import Phase
 from ssrtrack.errors import ScenarioError
-from ssrtrack.geodesy import A_M, E2, enu_rotation, geodetic_to_ecef
 from ssrtrack.simulators.legs import Floats, Ints, Legs, Limits, Pair, Schedules, Start, schedules
+from ssrtrack.simulators.trajectory_motion import SHARES, WEIGHTS, Motion, frames, motion, steps
+from ssrtrack.simulators.trajectory_pieces import MERGE_S, cut
+from ssrtrack.simulators.turbulence import white_push
 from ssrtrack.units import G_MPS2
 
-MAX_STEP_S = 60.0
-MAX_ROLLING_STEP_S = 2.5
-MAX_TURN_STEP_RAD = 0.16  # the step then errs by about 4e-4 m at 250 m/s, 1 deg/s
-MERGE_S = 1e-6  # knots nearer than this are one
-_GAUSS = np.polynomial.legendre.leggauss(4)
-_SHARES, _WEIGHTS = (0.5 + 0.5 * _GAUSS[0]).tolist(), (0.5 * _GAUSS[1]).tolist()
+__all__ = ["MERGE_S", "Paths", "fly", "horner", "horner_slope"]
+
 MIN_SPEED_MPS = 20.0  # what turbulence leaves of the ground speed
 MAX_LATITUDE_RAD = np.radians(88.0)
 
@@ -132,192 +130,72 @@ def fly(legs: Legs | Schedules, start: Start, limits: Limits, rngs: list[np.rand
         ScenarioError: a path comes within 2 degrees of a pole.
     """
     plan = legs if isinstance(legs, Schedules) else schedules(legs, start, limits)
-    flight, time, length, row, law = _pieces(plan, start, limits)
-    key = _Key(plan, float((start.end_s - start.time_s).max()))
-    ends = [key.values(flight, time), key.values(flight, time + length)]
-    counts = np.bincount(flight, minlength=len(start.time_s))
+    p = cut(plan, start, limits)
+    counts = np.bincount(p.flight, minlength=len(start.time_s))
     first = np.concatenate([[0], np.cumsum(counts)])
-    push = _turbulence(limits, counts, first, length, law, rngs)
-    gain = _running(push[0] * length, first, np.zeros(len(counts)))
-    v0 = np.maximum(ends[0][1] + gain[0], MIN_SPEED_MPS)
-    v1 = np.maximum(ends[1][1] + gain[1], MIN_SPEED_MPS)
-    (b0, _, w0), (b1, _, w1) = ends
-    h0, h1 = _running(0.5 * (w0 + w1) * length, first, start.height_m)
-    vm, hm = 0.5 * (v0 + v1), h0 + length * (0.375 * w0 + 0.125 * w1)
-    turn = _turn_rates(b0, b1, v0, v1, push[1])
-    slot = (np.arange(len(time)) - first[flight], flight)
-    at0, at1 = _integrate(start, counts, slot, length, [h0, hm, h1], [v0, vm, v1], turn)
-    if np.abs(at1[0]).max() > MAX_LATITUDE_RAD:
+    slot = (np.arange(len(p.flight)) - first[p.flight], p.flight)
+    push = white_push(limits, counts, first, p, rngs) if limits.turbulent else (0.0, 0.0)
+    length, (b0, b1), (w0, w1) = p.length_s, p.bank_rad, p.climb_mps
+    gain = _running(push[0] * length, counts, slot, np.zeros(len(counts)))
+    speed = np.maximum(p.speed_mps + gain, MIN_SPEED_MPS)
+    height = _running(0.5 * (w0 + w1) * length, counts, slot, start.height_m)
+    turn = _turn_rates(b0, b1, speed[0], speed[1], push[1])
+    ends = frames(start, counts, slot, steps(length, height, p.climb_mps, speed, turn))
+    if np.abs(ends[1][0, 2]).max() > np.sin(MAX_LATITUDE_RAD):
         raise ScenarioError(
-            f"an aircraft flies to latitude {np.degrees(np.abs(at1[0]).max()):.1f} deg; paths must stay within "
-            "88 deg of the equator, as geodetic coordinates fail at the poles"
+            f"an aircraft flies to latitude {np.degrees(np.arcsin(np.abs(ends[1][0, 2]).max())):.1f} deg; paths must "
+            "stay within 88 deg of the equator, as geodetic coordinates fail at the poles"
         )
-    slopes = (v1 - v0) / length, (w1 - w0) / length
-    begin = _motion(at0, h0, v0, w0, turn[0], *slopes)
-    end = _motion(at1, h1, v1, w1, turn[2], *slopes)
-    chi0, chi1 = begin[3], end[3]
-    scalars = [h0, w0, slopes[1], v0, slopes[0], b0, (b1 - b0) / length, at0[2], chi0, (chi1 - chi0) / length]
+    slopes = (speed[1] - speed[0]) / length, (w1 - w0) / length
+    begin, end = (motion(ends[k], height[k], speed[k], p.climb_mps[k], turn[2 * k], *slopes) for k in (0, 1))
+    chi = begin.track_rate_radps
+    scalars = [
+        height[0], w0, slopes[1], speed[0], slopes[0], b0, (b1 - b0) / length, begin.track_rad, chi,
+        (end.track_rate_radps - chi) / length,
+    ]  # fmt: skip
     phase = (
         Phase.TURN * ((b0 != 0) | (b1 != 0))
         + Phase.CLIMB * ((w0 != 0) | (w1 != 0))
-        + Phase.SPEED_CHANGE * (ends[0][1] != ends[1][1])
+        + Phase.SPEED_CHANGE * (p.speed_mps[0] != p.speed_mps[1])
     )
-    coefficients = _quintic(begin[:3], end[:3], length)
-    absolute = start.time_s[flight] + time
     return Paths(
-        start.time_s, start.end_s, first, absolute, length, coefficients, np.stack(scalars),
-        phase.astype(np.uint8), row,
+        start.time_s, start.end_s, first, start.time_s[p.flight] + p.time_s, length, _quintic(begin, end, length),
+        np.stack(scalars), phase.astype(np.uint8), p.row,
     )  # fmt: skip
 
 
-class _Key:
-    """Interpolates all flights' schedules at once: one np.interp over times shifted by a span per flight."""
+def _running(step: Floats, counts: Ints, slot: tuple[Ints, Ints], initial: Floats) -> Floats:
+    """Running sums of `step` (I,) per flight, before and after each piece, as (2, I).
 
-    def __init__(self, plan: Schedules, longest_s: float) -> None:
-        self.channels = (plan.bank, plan.speed, plan.climb)
-        latest = max(float(times.max()) for times, _ in self.channels)
-        self.span = 2.0 ** np.ceil(np.log2(max(latest, longest_s) + 1.0))
-
-    def values(self, flight: Ints, time: Floats) -> list[Floats]:
-        """Bank, speed and climb (n,) of flights at times since their start."""
-        offsets = np.arange(len(self.channels[0][0]))[:, None] * self.span
-        at = flight * self.span + time
-        out = []
-        for times, values in self.channels:
-            # A last knot just before the next flight's first holds the final value until then.
-            x = np.concatenate([times, np.full((len(times), 1), self.span * (1.0 - 1e-9))], 1) + offsets
-            y = np.concatenate([values, values[:, -1:]], 1)
-            out.append(np.interp(at, x.ravel(), y.ravel()))
-        return out
+    Flights are summed beside one another, not on from one to the next, so that none changes another's last bits.
+    """
+    table = np.zeros((int(counts.max()) + 1, len(counts)))
+    table[0] = initial
+    table[slot[0] + 1, slot[1]] = step
+    table = np.cumsum(table, 0)
+    return np.stack([table[slot], table[slot[0] + 1, slot[1]]])
 
 
-def _pieces(plan: Schedules, start: Start, limits: Limits) -> tuple[Ints, Floats, Floats, NDArray[np.bool_], Ints]:
-    """Flight, start and length of every integration step, whether it starts at a law's change, and which law it is."""
-    span = (start.end_s - start.time_s)[:, None]
-    parts = [plan.bank[0], plan.speed[0], plan.climb[0], np.zeros_like(span), span]
-    if limits.turbulence_psd > 0:
-        step = limits.truth_step_s
-        lead = np.ceil(start.time_s / step)[:, None] * step - start.time_s[:, None]
-        parts.append(lead + step * np.arange(int(span.max() / step) + 1))
-    times = np.sort(np.clip(np.concatenate(parts, 1), 0.0, span), 1)
-    keep = np.diff(times, axis=1, prepend=-1.0) > MERGE_S
-    flight, column = np.nonzero(keep)
-    knot = times[flight, column]
-    same = flight[1:] == flight[:-1]
-    flight, begin, length = flight[:-1][same], knot[:-1][same], np.diff(knot)[same]
-    values = _Key(plan, float(span.max()))
-    (b0, v0, _), (b1, v1, _) = values.values(flight, begin), values.values(flight, begin + length)
-    turning = G_MPS2 * np.tan(np.maximum(abs(b0), abs(b1))) / np.minimum(v0, v1)
-    number = np.maximum(length / MAX_STEP_S, turning * length / MAX_TURN_STEP_RAD)
-    number = np.ceil(np.where(b0 == b1, number, np.maximum(number, length / MAX_ROLLING_STEP_S))).astype(int)
-    law = np.repeat(np.arange(len(number)), number)
-    nth = np.arange(len(law)) - np.repeat(np.cumsum(number) - number, number)
-    step_s = (length / number)[law]
-    return flight[law], begin[law] + nth * step_s, step_s, nth == 0, law
-
-
-def _turbulence(
-    limits: Limits, counts: Ints, first: Ints, length: Floats, law: Ints, rngs: list[np.random.Generator]
-) -> Pair:
-    """Acceleration along and across the track in each piece, constant within a law: variance PSD / duration."""
-    if limits.turbulence_psd == 0:
-        return np.zeros_like(length), np.zeros_like(length)
-    starts = law[first[:-1]]
-    laws = np.diff(np.append(starts, law[-1] + 1))
-    normal = np.concatenate([rng.standard_normal((n, 2)) for rng, n in zip(rngs, laws, strict=True)])
-    duration = np.bincount(law, length)
-    push = (normal * np.sqrt(limits.turbulence_psd / duration)[:, None])[law]
-    return push[:, 0], push[:, 1]
-
-
-def _running(step: Floats, first: Ints, initial: Floats) -> Pair:
-    """Running sums of `step` per flight, before and after each piece."""
-    total = np.cumsum(step)
-    before = np.where(first[:-1] > 0, total[np.maximum(first[:-1] - 1, 0)], 0.0)
-    shift = np.repeat(initial - before, np.diff(first))
-    after = total + shift
-    return after - step, after
-
-
-def _turn_rates(b0: Floats, b1: Floats, v0: Floats, v1: Floats, push: Floats) -> list[Floats]:
+def _turn_rates(b0: Floats, b1: Floats, v0: Floats, v1: Floats, push: Floats | float) -> list[Floats]:
     """(g tan(bank) + push) / V at the beginning, middle and end of each piece.
 
-    The middle is such that Simpson's rule, which Runge-Kutta uses, turns by the integral: an error of the track angle
-    would grow into one of position for the rest of the flight.
+    The middle is such that the quadratic through the three turns by the integral: an error of the track angle would
+    grow into one of position for the rest of the flight.
     """
 
     def rate(share: float) -> Floats:
         bank, speed = b0 + share * (b1 - b0), v0 + share * (v1 - v0)
         return np.asarray((G_MPS2 * np.tan(bank) + push) / speed)
 
-    mean = sum(weight * rate(share) for share, weight in zip(_SHARES, _WEIGHTS, strict=True))
+    mean = sum(weight * rate(share) for share, weight in zip(SHARES, WEIGHTS, strict=True))
     begin, end = rate(0.0), rate(1.0)
     return [begin, np.asarray((6.0 * mean - begin - end) / 4.0), end]
 
 
-def _integrate(
-    start: Start, counts: Ints, slot: tuple[Ints, Ints], length: Floats, h: list[Floats], v: list[Floats],
-    turn: list[Floats],
-) -> Pair:  # fmt: skip
-    """Latitude, longitude and track (3, n) at both ends of every piece: Runge-Kutta 4, all flights abreast."""
-    shape = (int(counts.max()), len(counts))
-
-    def padded(values: Floats) -> Floats:
-        out = np.zeros(shape)
-        out[slot] = values
-        return out
-
-    controls = [(padded(a), padded(b), padded(c)) for a, b, c in zip(h, v, turn, strict=True)]
-    (h0, v0, r0), (hm, vm, rm), (h1, v1, r1) = controls
-    steps = padded(length)
-    states = np.empty((shape[0] + 1, 3, shape[1]))
-    states[0] = start.latitude_rad, start.longitude_rad, start.track_rad
-    for k in range(shape[0]):
-        x, dt = states[k], steps[k]
-        k1 = _rates(x, h0[k], v0[k], r0[k])
-        k2 = _rates(x + (0.5 * dt) * k1, hm[k], vm[k], rm[k])
-        k3 = _rates(x + (0.5 * dt) * k2, hm[k], vm[k], rm[k])
-        k4 = _rates(x + dt * k3, h1[k], v1[k], r1[k])
-        states[k + 1] = x + (dt / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
-    index, flight = slot
-    return states[index, :, flight].T, states[index + 1, :, flight].T
-
-
-def _rates(x: Floats, h: Floats, v: Floats, turn: Floats) -> Floats:
-    """Time derivatives (3, F) of latitude, longitude and track, with h, v and the turn rate (F,) given."""
-    sines, cosines = np.sin(x), np.cos(x)
-    w2 = 1.0 - E2 * sines[0] ** 2
-    n = A_M / np.sqrt(w2)
-    out = np.empty_like(x)
-    out[0] = v * cosines[2] / (n * ((1.0 - E2) / w2) + h)
-    out[1] = v * sines[2] / ((n + h) * cosines[0])
-    out[2] = turn + out[1] * sines[0]
-    return out
-
-
-def _motion(
-    place: Floats, h: Floats, v: Floats, w: Floats, turn: Floats, dv: Floats, dw: Floats
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """ECEF position, velocity and acceleration (3, n), and the rate of the track angle; `place` is φ, λ, χ (3, n)."""
-    lat, lon, chi = place
-    s, c, tan_lat = np.sin(chi), np.cos(chi), np.tan(lat)
-    w2 = 1.0 - E2 * np.sin(lat) ** 2
-    n = A_M / np.sqrt(w2)
-    north_rate, east_rate = v * c / (n * (1.0 - E2) / w2 + h), v * s / (n + h)
-    chi_rate = turn + east_rate * tan_lat
-    velocity = np.stack([v * s, v * c, w])
-    change = np.stack([dv * s + v * c * chi_rate, dv * c - v * s * chi_rate, dw])
-    frame = np.stack([-north_rate, east_rate, east_rate * tan_lat])
-    acceleration = change + np.cross(frame, velocity, axis=0)
-    axes = enu_rotation(lat, lon)
-    to_ecef = [np.einsum("nij,in->jn", axes, vector) for vector in (velocity, acceleration)]
-    return geodetic_to_ecef(lat, lon, h).T, to_ecef[0], to_ecef[1], chi_rate
-
-
-def _quintic(begin: tuple[Floats, ...], end: tuple[Floats, ...], length: Floats) -> Floats:
+def _quintic(begin: Motion, end: Motion, length: Floats) -> Floats:
     """Polynomials (6, 3, n) with the given position, velocity and acceleration at both ends."""
     t = length
-    (p0, v0, a0), (p1, v1, a1) = begin, end
+    (p0, v0, a0), (p1, v1, a1) = ((m.position, m.velocity, m.acceleration) for m in (begin, end))
     gap = p1 - p0 - v0 * t - 0.5 * a0 * t**2
     dv, da = (v1 - v0 - a0 * t) * t, (a1 - a0) * t**2
     c3 = (10.0 * gap - 4.0 * dv + 0.5 * da) / t**3

@@ -344,3 +344,50 @@ def test_mixes_are_there():
 def test_a_pattern_without_room_is_refused(text, message):
     with pytest.raises(ScenarioError, match=message):
         fleet_of(text)
+
+
+EVERYONE = (
+    "turbulence_m2ps3 = TURBULENCE\n"
+    + HEAD
+    + APPROACH
+    + HOLD
+    + DEPARTURE
+    + CROSSING
+    + LOW
+    + """
+[[traffic]]
+number = 9
+radius_nm = 40
+manoeuvres_per_hour = 40
+flight_time_s = [200, 900]
+"""
+)
+
+
+def flights_of(text, steps):
+    """The pieces of each flight by (flow, slot, number), as it was given."""
+    traffic = Traffic(parse_scenario(text, "x", "x"), 5)
+    out = {}
+    for until in steps:
+        if (given := traffic.until(until)) is None:
+            continue
+        paths, fleet = given
+        for k, who in enumerate(fleet.who.tolist()):
+            one = paths.take(np.array([k]))
+            out[tuple(who)] = [one.start_s, one.end_s, one.time_s, one.length_s, one.ecef, one.scalars, one.row]
+    return out
+
+
+@pytest.mark.parametrize("turbulence", ["0.0", "0.1"])
+def test_a_flight_is_the_same_to_the_last_bit_whoever_else_flies_and_however_time_is_cut(turbulence):
+    text = EVERYONE.replace("TURBULENCE", turbulence)
+    whole = flights_of(text, [3600.0])
+    cut = flights_of(text, [300.0, 1200.0, 1250.0, 3600.0])
+    fewer = flights_of(text.replace("number = 9", "number = 4").replace(DEPARTURE, ""), [3600.0])
+    assert len(fewer) < len(whole) <= len(cut)
+    for some in (cut, fewer):
+        shared = [who for who in some if who in whole]
+        assert len(shared) > 40
+        for who in shared:
+            for a, b in zip(some[who], whole[who], strict=True):
+                np.testing.assert_array_equal(a, b)

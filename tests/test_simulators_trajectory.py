@@ -113,7 +113,8 @@ def test_a_straight_leg_is_a_geodesic(track):
     lat, lon, height = ecef_to_geodetic(position)
     v = np.einsum("nij,nj->ni", enu_rotation(lat, lon), velocity)
     constant = (A_M / np.sqrt(1 - E2 * np.sin(lat) ** 2) + height) * np.cos(lat) * v[:, 0]
-    assert np.ptp(constant) < 1e-7 * A_M
+    # A relative 1e-8: the velocity to 1e-6 m/s, and a millimetre after an hour.
+    assert np.ptp(constant) < 1e-8 * 220.0 * A_M
     assert np.abs(height - 8000.0).max() < 1e-3
     assert np.abs(np.linalg.norm(v, axis=1) - 220.0).max() < 1e-5
 
@@ -192,11 +193,10 @@ def test_velocity_is_the_derivative_of_position_and_pieces_join_smoothly():
 def test_phase_bits_say_what_the_aircraft_does():
     legs = [STRAIGHT, (0, 90, 25, NAN, 0, NAN, 0), (0, 0, 25, 9000, 10, NAN, 0), (0, 0, 25, NAN, 0, 150, 0.5), STRAIGHT]
     plan, paths = schedules(legs_of(legs), start_of(), LIMITS), flown(legs)
-    turn, climb, change = plan.bank[0][0], plan.climb[0][0], plan.speed[0][0]
     busy = {
-        Phase.TURN: (turn[5], turn[8]),
-        Phase.CLIMB: (climb[9], climb[12]),
-        Phase.SPEED_CHANGE: (change[7], change[8]),
+        Phase.TURN: plan.bank[0][0][[1, 4]],
+        Phase.CLIMB: plan.climb[0][0][[1, 4]],
+        Phase.SPEED_CHANGE: plan.speed[0][0][[1, 2]],
     }
     middle = paths.time_s + 0.5 * paths.length_s
     for bit, (low, high) in busy.items():
