@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.batched import why_not
-from ssrtrack.filters.gaussian import LOG_TWO_PI, innovation_likelihood
+from ssrtrack.filters.gaussian import LOG_TWO_PI
 from ssrtrack.filters.history import TrackHistory, flight_lengths
 from ssrtrack.filters.packing import form_of, packed_measurements, parameters_of
 from ssrtrack.filters.protocol import Estimator
@@ -59,6 +59,8 @@ class Packed:
 
     def __init__(self, group: Group) -> None:
         self.group = group
+        # Position and covariance xx, xy, yy (5, P) of the counted plots of each block.
+        self.plots = [_measured(block, _cells(block)) for block in group.blocks]
         self._packed: dict[bool, list[tuple[Array, Any, Array]]] = {}
 
     def scanned(self, bank: Bank, output: str) -> list[Array]:
@@ -87,9 +89,13 @@ class Likelihood:
         if isinstance(estimator, Bank) and estimator.options.gate is None and why_not(estimator) is None:
             # The bank's own likelihood: of a mixture over all models and both kinds of noise.
             logs = [rows[0] for rows in self._packed.scanned(estimator, "log_likelihood")]
+        elif isinstance(estimator, Bank) and why_not(estimator) is None:
+            moments = self._packed.scanned(estimator, "predicted")
+            parts = zip(moments, self._packed.plots, strict=True)
+            logs = [robust_log_density(z[:2] - m[:2], m[[4, 5, 8]], z[2:]) for m, z in parts]
         else:
             blocks = self._packed.group.blocks
-            logs = [plot_log_likelihood(run(estimator, b.z), b)[counted(b)] for b in blocks]
+            logs = [plot_log_likelihood(run(estimator, b.z), b) for b in blocks]
         return _mean(np.concatenate(logs), WORST)
 
 
@@ -158,15 +164,27 @@ def _packed(block: Block, polar: bool) -> tuple[Array, Any, Array]:
     return columns, layout, counted(block)[layout.cells()]
 
 
+def _measured(block: Block, cells: Any) -> Array:
+    noise = block.z.covariance_m2[cells]
+    return np.concatenate([block.z.position_m[cells].T, noise[:, [0, 0, 1], [0, 1, 1]].T])
+
+
 def plot_log_likelihood(history: TrackHistory, block: Block) -> Array:
-    """Log-density (N, T) of each plot given those before, by the moments predicted and noise with heavy tails."""
-    y = block.z.position_m - history.predicted_mean[..., :2]
-    spread, noise = history.predicted_covariance[..., :2, :2], block.z.covariance_m2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        core, _ = innovation_likelihood(y, spread + noise)
-        wide, _ = innovation_likelihood(y, spread + OUTLIER_SCALE**2 * noise)
-        both = np.logaddexp(np.log1p(-OUTLIER_WEIGHT) + core, np.log(OUTLIER_WEIGHT) + wide)
-    return np.asarray(both)
+    """Log-density (P,) of each counted plot given those before, by the moments predicted and noise with a tail."""
+    mask = counted(block)
+    z, spread = _measured(block, mask), history.predicted_covariance[mask]
+    upper = spread[:, [0, 0, 1], [0, 1, 1]].T
+    return robust_log_density(z[:2] - history.predicted_mean[mask][:, :2].T, upper, z[2:])
+
+
+def robust_log_density(y: Array, spread: Array, noise: Array) -> Array:
+    """log((1 − ε) N(y; 0, P + R) + ε N(y; 0, P + κ²R)) (P,) for y (2, P) and upper triangles P and R (3, P)."""
+    logs = []
+    for weight, scale in ((1.0 - OUTLIER_WEIGHT, 1.0), (OUTLIER_WEIGHT, OUTLIER_SCALE)):
+        distance, log_det = whitened(y, spread + scale**2 * noise)
+        logs.append(np.log(weight) - 0.5 * distance - log_det - LOG_TWO_PI)
+    out: Array = np.logaddexp(*logs)
+    return out
 
 
 def figures(estimator: Estimator, group: Group) -> Figures:
@@ -174,7 +192,7 @@ def figures(estimator: Estimator, group: Group) -> Figures:
     logs, errors, uppers = [], [], []
     for block in group.blocks:
         history, mask = run(estimator, block.z), counted(block)
-        logs.append(plot_log_likelihood(history, block)[mask])
+        logs.append(plot_log_likelihood(history, block))
         if block.truth is not None:
             errors.append((history.mean[mask] - block.truth[mask]).T)
             uppers.append(history.covariance[mask][:, *np.triu_indices(4)].T)

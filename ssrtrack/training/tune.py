@@ -80,8 +80,12 @@ class Tuning:
     seconds: float
 
 
-def start_of(name: str, variant: str, fixed: Mapping[str, Any] | None = None) -> tuple[dict[str, Any], tuple[str, ...]]:
+def start_of(
+    name: str, variant: str, fixed: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """All parameters at the start of a search, and those that are searched: all with bounds that `fixed` leaves free.
+
+    `start` takes the place of the name's defaults.
 
     Raises:
         EstimatorError: unknown estimator, or it has no parameters `fixed`.
@@ -89,18 +93,18 @@ def start_of(name: str, variant: str, fixed: Mapping[str, Any] | None = None) ->
     """
     if variant not in VARIANTS:
         raise TrainingError(f"variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
-    known, given = parameters_of(name), dict(fixed or {})
+    known, given = parameters_of(name) | dict(start or {}), dict(fixed or {})
     if unknown := sorted(set(given) - set(known)):
         raise EstimatorError(f"estimator {name!r} has no parameters {unknown}; known: {', '.join(known)}")
     rule = VARIANTS[variant]
-    # Tuned defaults of the same variant are a better start than a rule of thumb.
+    # A tail that is there already is a better start than a rule of thumb.
     tail = {k: known[k] for k in ("tail_weight", "tail_scale") if variant == "mixture" and known["tail_weight"] > 0.0}
-    start = known | rule | tail | given
+    values = known | rule | tail | given
     common = {f.name for f in fields(Options)}
-    free = [k for k in known if k in BOUNDS and k not in given and (k not in common or start["tail_weight"] > 0.0)]
+    free = [k for k in known if k in BOUNDS and k not in given and (k not in common or values["tail_weight"] > 0.0)]
     if not free:
         raise TrainingError(f"estimator {name!r} has no parameter left to tune; fix fewer")
-    return start, tuple(free)
+    return values, tuple(free)
 
 
 def tune(
@@ -110,6 +114,7 @@ def tune(
     *,
     variant: str = "mixture",
     fixed: Mapping[str, Any] | None = None,
+    start: Mapping[str, Any] | None = None,
     objective: str = "likelihood",
     method: str = "L-BFGS-B",
     max_iterations: int = MAX_ITERATIONS,
@@ -121,6 +126,7 @@ def tune(
         training, validation: groups count alike, whatever their size. They must not share flights.
         variant: "mixture" (noise with a heavy tail, searched as well), "gated" or "plain".
         fixed: parameters that are not searched.
+        start: parameters to begin at in place of the name's defaults.
         objective: "likelihood" of the plots; or with truth "rmse" of position, "nll" of the true state.
         method: of scipy.optimize.minimize: one of `METHODS`.
         progress: called as (what, iterations done, most iterations).
@@ -138,23 +144,23 @@ def tune(
     if objective != "likelihood" and not all(group.has_truth for group in (*training, *validation)):
         raise TrainingError(f"objective {objective!r} needs true states, and some flights have none; use 'likelihood'")
     begun = time.perf_counter()
-    start, free = start_of(name, variant, fixed)
-    value_of = _Objective(name, start, free, _values(training, objective))
+    begin, free = start_of(name, variant, fixed, start)
+    value_of = _Objective(name, begin, free, _values(training, objective))
     show = progress or (lambda what, done, total: None)
     best = _searched(value_of, method, max_iterations, lambda n: show("tuning", n, max_iterations))
     if not best.value > WORST:
         raise TrainingError(f"estimator {name!r} breaks down on these flights with every parameter tried")
-    after = start | dict(zip(free, (_rounded(v) for v in np.exp(best.point)), strict=True))
+    after = begin | dict(zip(free, (_rounded(v) for v in np.exp(best.point)), strict=True))
     show("validation", 0, 1)
     held = _values(validation, objective)
-    first, last = make_estimator(name, **start), make_estimator(name, **after)
+    first, last = make_estimator(name, **begin), make_estimator(name, **after)
     return Tuning(
         name,
         variant,
         objective,
         method,
         free,
-        start,
+        begin,
         after,
         value_of.first,
         best.value,
