@@ -6,8 +6,8 @@ All of them have truth_id = -1, also those that carry an aircraft's identity: no
 import numpy as np
 
 from ssrtrack.data import FALSE_PLOT, PlotFlag
-from ssrtrack.simulators.draws import generator
-from ssrtrack.simulators.interference_counts import several
+from ssrtrack.simulators.draws import NO_FLIGHT, uniforms
+from ssrtrack.simulators.interference_counts import poisson, several
 from ssrtrack.simulators.interference_images import reflections, ring_around
 from ssrtrack.simulators.legs import Floats, Ints
 from ssrtrack.simulators.look import Columns, Look, Meetings
@@ -42,15 +42,17 @@ def extra_plots(look: Look, met: Meetings, rows: Ints, columns: Columns) -> list
 
 def false_plots(look: Look) -> Columns:
     """Plots that no aircraft caused: Mode A/C, uniform over the covered ring, Poisson in each rotation."""
-    spec, scans = look.spec, len(look.north_s) - 1
-    place, counts = [np.empty((0, 4))], np.zeros(scans, int)
-    for s in range(scans):
-        rng = generator(look.seed, "false plots", look.radar_id, look.first_rotation + s)
-        counts[s] = rng.poisson(spec.false_plots.per_scan)
-        place.append(rng.random((counts[s], 4)))
-    u = np.concatenate(place).T
+    spec, effect = look.spec, "false plots"
+    counts = poisson(spec.false_plots.per_scan, look.per_rotation(effect)[0])
+    scan = np.repeat(np.arange(len(counts)), counts)
+    # The n-th of a rotation is number one's n-th slot of nobody; number zero is the rotation's own.
+    who = np.zeros((len(scan), 3), int)
+    who[:, 0], who[:, 2] = NO_FLIGHT[0], 1
+    who[:, 1] = np.arange(len(scan)) - np.repeat(np.cumsum(counts) - counts, counts)
+    turn = 2 * (look.first_rotation + scan)
+    u = np.concatenate([uniforms(look.seed, effect, look.radar_id, who, turn, lane) for lane in range(2)])
     low, high = (spec.coverage.min_range_nm * NM_M) ** 2, (spec.coverage.max_range_nm * NM_M) ** 2
-    at = _placed(look, np.repeat(np.arange(scans), counts), np.sqrt(low + (high - low) * u[1]), TWO_PI * u[0])
+    at = _placed(look, scan, np.sqrt(low + (high - low) * u[1]), TWO_PI * u[0])
     return at | {
         "mode3a": np.floor(4096 * u[2]).astype(int),
         "pressure_altitude_m": 45_000 * FT_M * u[3],

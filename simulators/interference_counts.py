@@ -8,15 +8,10 @@ from ssrtrack.simulators.look import Look, Meetings
 
 def poisson(mean: float, u: Floats) -> Ints:
     """Poisson numbers (n,) with a mean, from uniform numbers (n,), by inversion."""
-    count, term = np.zeros(len(u), int), np.exp(-mean)
-    total, k = term, 0
-    # Beyond this the terms no longer change the sum.
-    while term > 1e-18 or k < mean:
-        count += u >= total
-        k += 1
-        term *= mean / k
-        total += term
-    return count
+    # Far enough for the sum to be one; logarithms, as exp(−mean) is zero from 745 on.
+    k = np.arange(1.0, mean + 12.0 * np.sqrt(mean) + 40.0)
+    logs = np.concatenate([[0.0], np.cumsum(np.log(mean / k))]) - mean
+    return np.searchsorted(np.cumsum(np.exp(logs)), u, "right")
 
 
 def several(look: Look, met: Meetings, effect: str, mean: float) -> tuple[Ints, Ints, Floats, Floats]:

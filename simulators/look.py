@@ -82,4 +82,6 @@ class Meetings:
 
     def take(self, rows: Any) -> Self:
         """Some of the meetings: a mask or indices."""
-        return type(self)(*(getattr(self, f.name)[..., rows] for f in fields(self)))
+        rows = np.asarray(rows)
+        rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return type(self)(*(getattr(self, f.name).take(rows, -1) for f in fields(self)))

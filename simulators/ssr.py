@@ -120,6 +120,6 @@ def plots_table(q: Quantisation, midnight_s: float, sets: list[Columns]) -> Plot
     if not columns:
         return Plots.empty()
     order = np.argsort(columns["time_s"], kind="stable")
-    columns = quantised(q, midnight_s, {name: value[order] for name, value in columns.items()})
+    columns = quantised(q, midnight_s, {name: value.take(order) for name, value in columns.items()})
     # Cast here, knowingly: some columns are float32, and a table refuses what it would have to change.
     return Plots(**{name: np.asarray(value, specs[name].dtype) for name, value in columns.items()})

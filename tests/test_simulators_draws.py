@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from ssrtrack.simulators.draws import counters, generator, key_of, normals, philox, students, uniforms
+from ssrtrack.simulators.interference_counts import poisson
 
 SURE = 1e-5  # chance that a right generator fails a check; the seeds are fixed, so it does so always or never
 N = 40_000
@@ -102,6 +103,16 @@ def test_student_numbers_have_their_degrees_of_freedom(dof):
     # Tails of 30 % more degrees are told apart, so the check above can fail.
     other = 2.0 * stats.t(1.3 * dof).sf(stats.t(dof).isf(0.001))
     assert dof > 100 or stats.binomtest(far, N, other).pvalue < SURE
+
+
+@pytest.mark.parametrize("mean", [0.02, 3.0, 700.0, 9000.0])
+def test_counts_by_inversion_are_poisson(mean):
+    counts = poisson(mean, uniforms(5, "test", 0, WHO)[0])
+    edges = np.unique(stats.poisson.ppf(np.linspace(0.02, 0.98, 20), mean))
+    expected = np.diff(np.concatenate([[0.0], stats.poisson.cdf(edges, mean), [1.0]])) * N
+    found = np.bincount(np.searchsorted(edges, counts), minlength=len(expected))
+    assert stats.chisquare(found, expected).pvalue > SURE
+    assert poisson(mean, np.array([0.0, 1.0 - 2.0**-53])).tolist()[0] <= mean
 
 
 def test_sequential_generators_are_their_own():
