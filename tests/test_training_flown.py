@@ -42,7 +42,7 @@ def test_the_imm_scores_on_windows_as_in_evaluate(tmp_path: Path) -> None:
         for plots, truth in chunks:
             writer.append_plots(plots)
             writer.append_truth(truth)
-    scores = evaluate([tmp_path / "a.h5"], ["imm"], bootstrap=10).trackers[0].scores
+    scores = evaluate([tmp_path / "a.h5"], ["imm3"], bootstrap=10).trackers[0].scores
     windows = windows_of([p for p, _ in chunks], [t for _, t in chunks], radars(area), 400)
     assert windows is not None
     found = held_out(to_flown(windows), windows.flight, imm(), imm()).base

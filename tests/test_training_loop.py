@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from math import inf, nan
 from pathlib import Path
@@ -31,9 +32,18 @@ from tests.training_fixture import ALONE, imm, plan
 SHORT = Recipe(size="tiny", steps=12, batch=8, window=40, validate_every=5, warmup=0.2)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of a few microseconds' work wait for each other longer than they work."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def validation() -> HeldOut:
-    windows = held_out_flights(plan(length=80), 48)
+    windows = held_out_flights(plan(length=60), 32)
     bank = imm()
     return held_out(to_flown(windows), windows.flight, bank, bank)
 
@@ -51,12 +61,12 @@ def losses(folder: Path) -> list[dict[str, str]]:
 
 def test_a_run_begins_at_the_base_filter_and_beats_it(validation: HeldOut) -> None:
     reports: list[Report] = []
-    recipe = Recipe(size="tiny", steps=60, batch=32, window=40, validate_every=30, learning_rate=1e-2)
+    recipe = Recipe(size="tiny", steps=40, batch=16, window=40, validate_every=20, learning_rate=1e-2)
     training(recipe, validation, watch=Watch(validated=reports.append)).run()
-    assert [r.step for r in reports] == [0, 30, 60]
+    assert [r.step for r in reports] == [0, 20, 40]
     assert reports[0].ratio == pytest.approx((1.0, 1.0), abs=1e-6)
-    assert max(reports[-1].ratio) < 0.98
-    assert reports[-1].score < reports[1].score < 0.0
+    assert max(reports[-1].ratio) < 0.995
+    assert reports[-1].score < reports[1].score < 0.0 and reports[-1].score < -0.02
     assert reports[-1].row()["reference_position_rmse_m"] == validation.reference.position_rmse_m
 
 
@@ -172,7 +182,7 @@ torch.set_num_threads(1)
 loop.SAVE_S = 0.0
 folder, resumed = Path(sys.argv[1]), len(sys.argv) > 2
 opened = RunFolder(folder) if resumed else new_folder(folder, {}, force=False)
-run = training(replace(SHORT, steps=40), None, folder=opened)
+run = training(replace(SHORT, steps=25), None, folder=opened)
 if resumed:
     run.resume()
     print(run.at.step)
@@ -196,7 +206,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path) -> None:
     again = start(tmp_path / "killed", "resume")
     out, _ = again.communicate(timeout=120)
     assert again.returncode == 0 and alone.wait(120) == 0
-    assert 0 < int(out) < 40 and seen < 40
+    assert 0 < int(out) < 25 and seen < 25
     assert losses(tmp_path / "killed") == losses(tmp_path / "alone")
 
 

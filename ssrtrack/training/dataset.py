@@ -33,12 +33,23 @@ def read_flights(logs: Sequence[str | PathLike[str]], length: int) -> Windows:
     return Windows.concat(parts)
 
 
-def _windows(reader: LogReader, length: int) -> Windows:
+def check_logs(logs: Sequence[str | PathLike[str]]) -> None:
+    """Raises TrainingError for a log without truth, LogError for what is no log; reads none of it."""
+    for path in logs:
+        with LogReader(path) as reader:
+            _check_truth(reader)
+
+
+def _check_truth(reader: LogReader) -> None:
     if not reader.has_truth:
         raise TrainingError(
             f"{reader.path}: has no truth, and a learned tracker is trained against true states; train on logs from "
             "`ssrtrack simulate` (a recording is enough to tune a classical tracker with `ssrtrack train imm`)"
         )
+
+
+def _windows(reader: LogReader, length: int) -> Windows:
+    _check_truth(reader)
     chosen = choose_sigmas(reader, "truth", Cutting(min_plots=MIN_PLOTS), None, None)
     sigmas = chosen.range_m, chosen.azimuth_rad
     found = windows_of(reader.plots(), reader.truth(), reader.radars, length, sigmas=sigmas)
@@ -71,7 +82,8 @@ class LoggedFlights:
             raise TrainingError(
                 f"{world} processes cannot share a batch of {batch} windows; give a multiple of {world}"
             )
-        self._all, self._seed, self._batch = windows, seed, batch
+        self.sample = self._all = windows  # the same in every process
+        self._seed, self._batch = seed, batch
         self._mine = slice(rank * batch // world, (rank + 1) * batch // world)
 
     def windows(self, k: int) -> Windows:

@@ -97,8 +97,9 @@ class SimulatedFlights:
         self._slots = range(rank * share, (rank + 1) * share)
         self._rows = plan.batch // plan.slots
         self._blocks: dict[tuple[int, int], Future[Windows]] = {}
+        self.sample = self._block(0, 0)  # the same in every process
         # Every slot goes over to its next block at the same batch: after as many as the first block of all can serve.
-        self._serves = max(1, len(self._block(0, 0)) // self._rows)
+        self._serves = max(1, len(self.sample) // self._rows)
 
     def windows(self, k: int) -> Windows:
         """This process's windows of batch k."""

@@ -33,7 +33,12 @@ VALIDATIONS = 20  # in a run, unless the recipe says how many steps lie between 
 
 
 class Flights(Protocol):
-    """Where batches come from: `windows(k)` is this process's part of batch k, always the same."""
+    """Where batches come from: `windows(k)` is this process's part of batch k, always the same.
+
+    sample: some windows, the same in every process, from which to learn what the flights are like.
+    """
+
+    sample: Windows
 
     def windows(self, k: int) -> Windows:
         """Part of batch k."""

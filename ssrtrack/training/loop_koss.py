@@ -16,10 +16,11 @@ from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.models.checkpoint_base import bank_from_dict, bank_to_dict
 from ssrtrack.models.load import load_tracker, sources_of_tracker
 from ssrtrack.models.provenance import Sources, sources_of
+from ssrtrack.models.residual_inputs import base_form
 from ssrtrack.simulators.scenario import load_scenario, parse_scenario
 from ssrtrack.simulators.schema import Scenario
 from ssrtrack.simulators.suite import is_suite, load_suite
-from ssrtrack.training.dataset import LoggedFlights, read_flights, split_by_flight
+from ssrtrack.training.dataset import LoggedFlights, check_logs, read_flights, split_by_flight
 from ssrtrack.training.distributed import Ranks, ranks
 from ssrtrack.training.flown_simulated import Endless, held_out_flights, simulated_flights
 from ssrtrack.training.flown_tensors import to_flown
@@ -134,7 +135,10 @@ def train_koss(
         TrainingError: nothing to train on, a folder that holds something, no such device, divergence.
         ScenarioError, LogError, EstimatorError: what was named cannot be used.
     """
-    filters = _bank(recipe.base), _bank(REFERENCE)  # before anything is written
+    # What cannot be done is found out before anything is written.
+    filters = _bank(recipe.base), _bank(REFERENCE)
+    new_model(recipe.size, filters[0], 1.0, 0)
+    check_logs([*data.logs, *data.validation])
     with ranks(device) as here:
         folder = RunFolder(output)
         if here.leads:
@@ -190,7 +194,7 @@ def _trained(it: _Run, here: Ranks, workers: int, telling: Telling) -> Outcome:
     data, recipe, bank, folder = it.data, it.recipe, it.bank, it.folder
     with _flights(data, recipe, here, workers) as (flights, held):
         there = held_out(to_flown(held, here.device), held.flight, bank, it.reference) if here.leads else None
-        model = new_model(recipe.size, bank, _usual_gap_s(flights.windows(0)), recipe.seed)
+        model = new_model(recipe.size, bank, _usual_gap_s(flights.sample), recipe.seed)
         store = Store(folder.path, bank, recipe.to_dict() | {"created": it.created}, _sources(data, recipe))
         watch = Watch(telling.step, lambda report: telling.line(_line(report)), store.keep, telling.scalars)
         run = Training(recipe, model, bank, flights, there, here, folder, watch)
@@ -210,6 +214,7 @@ def _bank(text: str) -> Bank:
         raise TrainingError(
             f"base {text!r} is no Kalman filter or IMM; a learned tracker corrects one, such as imm or kf"
         )
+    base_form(estimator)
     return estimator
 
 

@@ -1,0 +1,84 @@
+"""Two processes under torchrun: the losses of one process with the same batch, and one of them writes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ssrtrack.errors import TrainingError
+from ssrtrack.training.distributed import device_named, ranks
+from tests.training_fixture import TEXT
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from ssrtrack.training import loop_koss
+from ssrtrack.training.loop_koss import data_of, train_koss
+from ssrtrack.training.loop_recipe import Recipe
+from ssrtrack.training.loop_telling import Telling
+torch.set_num_threads(1)
+loop_koss.HELD_OUT, loop_koss.HELD_OUT_PLOTS = 16, 60
+scenario, output = sys.argv[1], Path(sys.argv[2])
+recipe = Recipe(size="tiny", base="imm3", steps=8, batch=8, window=40, validate_every=4)
+telling = Telling(line=lambda text: print("line", text, flush=True))
+data = data_of(scenario, [], [])
+print("summary", train_koss(data, recipe, output, device="cpu", workers=0, telling=telling).summary)
+"""
+
+
+def trained(folder: Path, processes: int) -> str:
+    (folder / "script.py").write_text(SCRIPT)
+    (folder / "small.toml").write_text(TEXT)
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launch, "script.py", "small.toml", f"run{processes}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def column(path: Path, name: str) -> Any:
+    with path.open(newline="") as file:
+        return np.array([float(row[name]) for row in csv.DictReader(file)])
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    said = {n: trained(tmp_path, n) for n in (1, 2)}
+    one, two = tmp_path / "run1", tmp_path / "run2"
+    # The sum of two halves rounds otherwise than the whole; the optimiser, which divides by a gradient's size, makes
+    # more of that from step to step. Gradients that are not shared differ by tens of per cent from the first step on.
+    for name, later in (("loss", 2e-3), ("gradient_norm", 0.05)):
+        both = [column(run / "steps.csv", name) for run in (one, two)]
+        assert len(both[0]) == 8 and np.ptp(both[0]) > 0.01
+        assert both[1][0] == pytest.approx(both[0][0], rel=1e-5)
+        assert both[1] == pytest.approx(both[0], rel=later)
+    errors = [column(run / "progress.csv", "position_rmse_m") for run in (one, two)]
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3) and len(errors[0]) == 3
+    # One process alone speaks and writes.
+    assert said[2].count("line step 4") == 1 and said[2].count("summary On held-out flights") == 1
+    assert json.loads((two / "model.json").read_text())["training"]["batch"] == 8
+
+
+def test_devices_by_name() -> None:
+    assert device_named("cpu") == torch.device("cpu")
+    assert device_named("auto").type in ("cpu", "cuda")
+    for wrong in ("gpu", "cuda:x", ""):
+        with pytest.raises(TrainingError, match="expected auto, cpu, cuda"):
+            device_named(wrong)
+    with pytest.raises(TrainingError, match="CUDA devices that torch can use"):
+        device_named("cuda:99")
+
+
+def test_one_process_agrees_with_itself() -> None:
+    with ranks("cpu") as here:
+        assert (here.rank, here.world, here.leads) == (0, 1, True)
+        assert here.total(2.5) == 2.5 and here.from_leader([1.0, 2.0]) == [1.0, 2.0]
+        here.wait()
