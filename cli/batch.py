@@ -13,6 +13,7 @@ import typer
 
 from ssrtrack.cli.options import (
     Backend,
+    ForceTrainingData,
     Gap,
     Identity,
     Seed,
@@ -75,6 +76,8 @@ def batch(
     gap: Gap = 60.0,
     seed: Seed = 1,
     backend: Backend = "auto",
+    force_training_data: ForceTrainingData = False,
+    sweep: Annotated[list[str] | None, typer.Option("--sweep", hidden=True)] = None,
 ) -> None:
     """Evaluate many logs: one result per log, overall scores, report.html and summary.json.
 
@@ -85,6 +88,8 @@ def batch(
     from ssrtrack import __version__
     from ssrtrack.cli.common import command_line, now_utc, progress_bar
 
+    if sweep:
+        raise typer.BadParameter("batch sweeps nothing; sweep logs together with `ssrtrack evaluate LOG... --sweep`")
     if scheduler is not None and workers is not None:
         raise typer.BadParameter("--workers are processes here, --scheduler uses a cluster's; give one of the two")
     if gpu and scheduler is None:
@@ -124,6 +129,7 @@ def batch(
                 sigma_azimuth_rad=sigma_azimuth_rad,
                 gap_s=gap,
                 backend=backend,
+                allow_training_data=force_training_data,
             )
         except (KeyboardInterrupt, SystemExit):
             _say(f"finished results are in {output}; go on there with --resume")

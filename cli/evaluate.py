@@ -7,6 +7,7 @@ import typer
 
 from ssrtrack.cli.options import (
     Backend,
+    ForceTrainingData,
     Gap,
     Identity,
     Seed,
@@ -50,9 +51,7 @@ def evaluate(
         str | None,
         typer.Option(metavar="X,Y,...", help="Levels of the one --sweep instead of the default ones."),
     ] = None,
-    force_training_data: Annotated[
-        bool, typer.Option("--force-training-data", help="Score trackers also on logs that they were trained on.")
-    ] = False,
+    force_training_data: ForceTrainingData = False,
     save_tracks: Annotated[bool, typer.Option("--save-tracks", help="Also write tracks.h5 into the folder.")] = False,
 ) -> None:
     """Track with the chosen estimators, score accuracy and calibration, write report.html and scores.json."""

@@ -11,6 +11,9 @@ SigmaRange = Annotated[float | None, typer.Option(help="Range sigma in m, for pl
 SigmaAzimuth = Annotated[float | None, typer.Option(help="Azimuth sigma in degrees, for plots that state none.")]
 Gap = Annotated[float, typer.Option(help="Silence in s after which a new flight begins.", min=1.0)]
 Seed = Annotated[int, typer.Option(help="Seed of the bootstrap intervals.", min=0)]
+ForceTrainingData = Annotated[
+    bool, typer.Option("--force-training-data", help="Score trackers also on logs that they were trained on.")
+]
 Backend = Annotated[
     str, typer.Option(help="What computes the trackers: auto, numba, torch, triton or filterpy (the reference).")
 ]
