@@ -145,17 +145,17 @@ def _solved(
 ) -> Crossings:
     """Newton's method on B(t) − A(t) = 0 (mod 2π), for as long as any may still be off."""
     flight, scan, second = cell
-    time_s, piece = guess.copy(), np.zeros(len(guess), int)
+    time_s, piece, position = guess.copy(), np.zeros(len(guess), int), np.empty((3, len(guess)))
     north, turn_rate = north_s[scan], TWO_PI / (north_s[scan + 1] - north_s[scan])
-    ground = np.ascontiguousarray(enu[:, :2])
     todo: Any = slice(None)
     for _ in range(10):
         t, beam = time_s[todo], turn_rate[todo]
         if len(t) == 0:
             break
         j = paths.locate(flight[todo], t)
-        since, c = t - paths.time_s[j], ground.take(j, 2)
-        (east, north_m), (v_east, v_north) = horner(c, since), horner_slope(c, since)
+        since, c = t - paths.time_s[j], enu.take(j, 2)
+        p, v = horner(c, since), horner_slope(c, since)
+        (east, north_m, _), (v_east, v_north, _) = p, v
         distance2 = np.maximum(east * east + north_m * north_m, 1e-6)
         azimuth, rate = np.arctan2(east, north_m), (north_m * v_east - east * v_north) / distance2
         # The azimuth's second derivative, with the aircraft's acceleration at its most, bounds what Newton leaves.
@@ -168,11 +168,11 @@ def _solved(
         error = beam * (t - north[todo]) - phase(wobble, azimuth)
         step = (TWO_PI * np.round(error / TWO_PI) - error) / closing
         time_s[todo], piece[todo] = t + step, j
+        position[:, todo] = p + v * step  # the rest is under a millimetre: half of acceleration times step squared
         moving = np.where(closing > beam - rate, np.abs(step), 0.5 * bend * step * step / closing) > CONVERGED_S
         todo = np.flatnonzero(moving) if isinstance(todo, slice) else todo[moving]
     good = np.ones(len(guess), bool)
     good[todo] = False
-    if not good.all():
-        flight, piece, scan, second, time_s = flight[good], piece[good], scan[good], second[good], time_s[good]
-    position = horner(enu.take(piece, 2), time_s - paths.time_s[piece])
-    return Crossings(flight, piece, scan, second, time_s, position)
+    rows = np.flatnonzero(good)
+    columns = (x.take(rows) for x in (flight, piece, scan, second, time_s))
+    return Crossings(*columns, position.take(rows, 1))
