@@ -144,7 +144,8 @@ def slant_jacobian(enu_m: Any, site: tuple[Any, Any, Any]) -> Any:
     """∂(east, north) / ∂(slant range, azimuth, height), shape (..., 2, 3), at points from `slant_to_enu`.
 
     With u the local vertical at the target and h held: u·dp = dh gives dz, and g = √(r² − z²) gives the rest. Near
-    the zenith (ground range under 1 % of slant range) the ground range is held at that, so that the result is finite.
+    the zenith (ground range under 1 % of slant range) the ground range is held at that, so that the result is finite and
+    of full rank: a covariance with no width across would break every filter after it.
     """
     xp = _xp(enu_m)
     east, north, z = enu_m[..., 0], enu_m[..., 1], enu_m[..., 2]
@@ -161,8 +162,8 @@ def slant_jacobian(enu_m: Any, site: tuple[Any, Any, Any]) -> Any:
     dz_da = -held * (up_e * cos_az - up_n * sin_az) / slope
     dz_dh = 1.0 / slope
     dg_dr, dg_da, dg_dh = (slant - z * dz_dr) / held, -z * dz_da / held, -z * dz_dh / held
-    d_east = xp.stack([dg_dr * sin_az, dg_da * sin_az + ground * cos_az, dg_dh * sin_az], -1)
-    d_north = xp.stack([dg_dr * cos_az, dg_da * cos_az - ground * sin_az, dg_dh * cos_az], -1)
+    d_east = xp.stack([dg_dr * sin_az, dg_da * sin_az + held * cos_az, dg_dh * sin_az], -1)
+    d_north = xp.stack([dg_dr * cos_az, dg_da * cos_az - held * sin_az, dg_dh * cos_az], -1)
     return xp.stack([d_east, d_north], -2)
 
 
