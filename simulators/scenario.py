@@ -2,6 +2,7 @@
 
 import tomllib
 from difflib import get_close_matches
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def _check(scenario: Scenario) -> None:
     """What no single key can tell."""
     if not scenario.radar:
         raise ScenarioError("there is no radar; give at least one [[radar]]")
+    if scenario.gusts != "none" and scenario.turbulence_m2ps3 > 0:
+        raise ScenarioError(
+            f"gusts: found {scenario.gusts!r} as well as turbulence_m2ps3 = {scenario.turbulence_m2ps3:g}, expected "
+            "one of the two; drop the other"
+        )
     names = [r.name for r in scenario.radar]
     for name in names:
         if names.count(name) > 1:
@@ -133,6 +139,9 @@ def radars(scenario: Scenario) -> Radar:
         height_m=column("height_m"),
         rotation_period_s=column("rotation_period_s"),
         max_range_m=np.array([r.coverage.max_range_nm * NM_M for r in specs]),
-        sigma_range_m=np.array([r.noise.sigma_range_m for r in specs]),
-        sigma_azimuth_rad=np.array([r.noise.sigma_azimuth_deg * DEG_RAD for r in specs]),
+        # Noise on x and y has no one sigma in range and azimuth: the plots state theirs.
+        sigma_range_m=np.array([nan if isfinite(r.cartesian.snr_db) else r.noise.sigma_range_m for r in specs]),
+        sigma_azimuth_rad=np.array(
+            [nan if isfinite(r.cartesian.snr_db) else r.noise.sigma_azimuth_deg * DEG_RAD for r in specs]
+        ),
     )

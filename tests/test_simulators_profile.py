@@ -10,7 +10,7 @@ from ssrtrack.data import Plots, Truth
 from ssrtrack.errors import ScenarioError
 from ssrtrack.geodesy import geodetic_to_enu
 from ssrtrack.simulators.profile import list_profiles, load_profile
-from ssrtrack.simulators.scenario import parse_scenario, simulate
+from ssrtrack.simulators.scenario import parse_scenario, radars, simulate
 from ssrtrack.simulators.schema import Scenario
 
 SURE = 1e-5
@@ -158,6 +158,7 @@ def test_false_plots_come_while_nobody_is_in_the_air():
 def test_the_koss_papers_noise_is_white_on_x_and_y_at_its_signal_to_noise_ratio():
     plan = scenario(of_profile("koss-paper"), duration=3600, number=60)
     plots, truth = run(plan)
+    assert np.isnan(radars(plan).sigma_range_m[0])
     site = (np.radians(50.0), np.radians(10.0), 0.0)
     signal, z = {}, []
     for flight in np.unique(truth.truth_id):
