@@ -165,7 +165,7 @@ def test_scheduled_outages_take_exactly_their_time():
 @pytest.mark.parametrize(("per_hour", "mean_s"), [(2.0, 60.0), (20.0, 100.0)])
 def test_failures_have_their_rate_and_their_share_of_time(per_hour, mean_s):
     spec = spec_with(failures={"per_hour": per_hour, "mean_duration_s": mean_s})
-    hours, step_s = 2000, 2.0
+    hours, step_s = 1000, 2.0
     up = np.concatenate([working(spec, 1, 0, 3600.0 * h + np.arange(0.0, 3600.0, step_s)) for h in range(hours)])
     load = per_hour * mean_s / 3600.0
     down = 1 - np.exp(-load)

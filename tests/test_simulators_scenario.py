@@ -155,7 +155,7 @@ def test_memory_does_not_grow_with_the_length_of_the_scenario():
         return most
 
     peak(600)  # what is loaded or kept once for all is not the scenario's
-    assert peak(27_000) < 1.3 * peak(9_000)
+    assert peak(18_000) < 1.3 * peak(9_000)
 
 
 WILD = """
