@@ -30,7 +30,7 @@ class Likeness:
     range_residual_m: Floats  # (n,) of the middle plot of each fit, scaled to the deviation of the plot itself
     azimuth_residual_deg: Floats  # (n,)
     fit_range_nm: Floats  # (n,)
-    straight: Bools  # (n,) fits in which the aircraft hardly manoeuvres
+    straight: Bools  # (n,) fits whose other plots lie on a way that hardly bends
     step_s: Floats  # (m,) between plots in successive scans
     runs: Ints  # (LONGEST_RUN,) gaps of 1, 2, ... missed scans
     opportunities: int  # scans between the first and last plot of flights, long silences left out
@@ -82,19 +82,23 @@ def _fitted(plots: Plots, joined: Bools) -> tuple[Floats, Floats, Floats, Bools]
 
 
 def cubic_middle(time_s: Floats, value: Floats) -> tuple[Floats, Floats, Floats]:
-    """Cubic fits to rows (n, WINDOW) whose middle is at time zero: its residual, second and third derivative there.
+    """Cubic fits to rows (n, WINDOW) whose middle is at time zero.
 
-    The residual is divided by √(1 − leverage): for white errors its deviation is that of a single value.
+    Returns:
+        The middle's residual, divided by √(1 − leverage): for white errors its deviation is that of a single value.
+        Second and third derivative at the middle of the cubic through the others alone: a gross error of the middle
+        does not bend it.
     """
     scale = np.abs(time_s).max(axis=1, keepdims=True)
     powers = (time_s / scale)[:, :, None] ** np.arange(_CUBIC)
     q, r = np.linalg.qr(powers)
-    seen = np.einsum("nij,ni->nj", q, value)
     at = q[:, WINDOW // 2]
-    residual = value[:, WINDOW // 2] - np.sum(at * seen, axis=1)
-    coefficient = np.linalg.solve(r, seen[:, :, None])[:, :, 0]
+    seen = np.einsum("nij,ni->nj", q, value)
+    residual, own = value[:, WINDOW // 2] - np.sum(at * seen, axis=1), 1.0 - np.sum(at**2, axis=1)
+    without = seen - at * (residual / own)[:, None]
+    coefficient = np.linalg.solve(r, without[:, :, None])[:, :, 0]
     second, third = 2.0 * coefficient[:, 2] / scale[:, 0] ** 2, 6.0 * coefficient[:, 3] / scale[:, 0] ** 3
-    return residual / np.sqrt(1.0 - np.sum(at**2, axis=1)), second, third
+    return residual / np.sqrt(own), second, third
 
 
 def distributions(found: Likeness) -> dict[str, Floats]:
