@@ -180,3 +180,11 @@ def test_one_radar_without_a_site_is_tracked_in_its_own_frame() -> None:
 def test_unusable_input_is_refused_with_the_reason(make: object, message: str) -> None:
     with pytest.raises(EstimatorError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_a_plot_overhead_has_a_covariance() -> None:
+    """A target higher than its slant range is long is put overhead, where azimuth says nothing of where it is."""
+    height = np.full(4, 1030.0, "f4")  # 1 km above the radar
+    z = measured(plots_of([673.0, 990.0, 999.99, 1000.01], [0.35, 1.2, 4.0, 2.0], pressure_altitude_m=height))
+    variances = np.linalg.eigvalsh(z.covariance_m2[0])
+    assert (variances > 1e-5).all() and (np.linalg.det(z.covariance_m2[0]) > 0.0).all()
