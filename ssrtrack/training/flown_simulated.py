@@ -27,7 +27,7 @@ from ssrtrack.training.flown_windows import MIN_PLOTS, Windows, windows_of
 
 # What a random stream is for: the first word of its spawn key. None is a key that the simulator derives from a seed.
 TRAINING, VALIDATION, SHUFFLE = 101, 102, 103
-BLOCK_PLOTS = 150_000  # a longer scenario is cut, so that a block stays some hundred megabytes at most
+BLOCK_PLOTS = 150_000  # a block ends with the chunk that has this many, so that it stays a few ten megabytes
 SLOT_ROWS, MOST_SLOTS = 32, 8
 FLIGHTS_APART = 1 << 32  # between the numbers of the flights of two simulations or logs
 
@@ -58,13 +58,17 @@ def block(plan: Endless, purpose: int, slot: int, number: int) -> Windows:
 
 
 def _shuffled(plan: Endless, seed: int) -> Windows:
-    scenario = _short_enough(plan.scenario)
-    plots, truth = zip(*simulate(scenario, seed), strict=True)
-    found = windows_of(plots, truth, radars(scenario), plan.length)
+    plots, truth = [], []
+    for some, states in simulate(plan.scenario, seed):
+        plots.append(some)
+        truth.append(states)
+        if sum(map(len, plots)) >= BLOCK_PLOTS:
+            break
+    found = windows_of(plots, truth, radars(plan.scenario), plan.length)
     if found is None:
         raise ScenarioError(
-            f"{scenario.name or 'the scenario'}: no flight has {MIN_PLOTS} plots in {scenario.duration_s:g} s, so "
-            "there is nothing to train on; give more traffic, a longer duration or a greater coverage"
+            f"{plan.scenario.name or 'the scenario'}: no flight has {MIN_PLOTS} plots, so nothing to train on; "
+            "give more traffic, a longer duration or a greater coverage"
         )
     order = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(SHUFFLE,))))
     return found.take(order.permutation(len(found)))
@@ -74,13 +78,6 @@ def block_seed(seed: int, purpose: int, slot: int, number: int) -> int:
     """The simulator's seed for a block: 63 bits, so that two blocks hardly ever share one."""
     words = np.random.SeedSequence(seed, spawn_key=(purpose, slot, number)).generate_state(1, np.uint64)
     return int(words[0] >> 1)
-
-
-def _short_enough(scenario: Scenario) -> Scenario:
-    """The scenario, cut in time where a block of all of it would hold too many plots."""
-    aircraft = sum(flow.number for flow in scenario.traffic) + len(scenario.aircraft)
-    rate = aircraft * sum(1.0 / radar.rotation_period_s for radar in scenario.radar)
-    return replace(scenario, duration_s=min(scenario.duration_s, max(600.0, BLOCK_PLOTS / rate)))
 
 
 class SimulatedFlights:
