@@ -18,6 +18,7 @@ POSITION_M, SPEED_MPS, RANGE_M = 100.0, 10.0, 1e5  # sizes whose logarithm is 0
 CRUISE_MPS = 200.0
 TURN_RPS = radians(0.5)  # a slow turn
 LEAST_GAP_S = 0.1  # below it a change of heading says nothing of a rate
+OFFSET_LIMIT = 4.0  # standard deviations; what an outlier may weigh at most
 AGE_PLOTS = 100  # an older flight looks as old as this
 
 
@@ -46,24 +47,43 @@ class Newest:
     count: Tensor
 
 
+def offset_count(history: int) -> int:
+    """Length R of the vector of offsets."""
+    return 2 + 2 * (history + 1)
+
+
 def feature_count(modes: int, history: int) -> int:
     """Length F of a feature vector."""
     return 28 + modes + 2 * (history + 1)
 
 
-def features(newest: Newest, nominal_gap_s: float) -> tuple[Tensor, Frame]:
-    """Features (..., F) in float32, and the frame of the filtered estimate."""
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What a model is told: features (..., F); of them the offsets (..., R) as they are, innovation over √S first,
+    then the plots' distances from the estimate; the frame of the filtered estimate. Both are float32.
+    """
+
+    features: Tensor
+    offsets: Tensor
+    frame: Frame
+
+
+def told_of(newest: Newest, nominal_gap_s: float) -> Told:
+    """What a model is told of a plot."""
     ahead, here = frame_of(newest.predicted), frame_of(newest.filtered)
     started = newest.count > 0
+    innovation = [torch.where(started, v, 0.0) for v in _innovation(newest, ahead)]
+    residuals = _residuals(newest, here)
     squashed = [
-        *(torch.where(started, v, 0.0) for v in _innovation(newest, ahead)),
+        *innovation,
         *(torch.where(started, v, 0.0) for v in _shift(ahead, here)),
         torch.where(started, _turn_rate(newest) / TURN_RPS, 0.0),
-        *_residuals(newest, here),
+        *residuals,
     ]
     plain = [*_sizes(newest, ahead, here), *_circumstances(newest, here, nominal_gap_s), *newest.modes]
-    out = torch.stack([*(torch.asinh(v).float() for v in squashed), *(v.float() for v in plain)], -1)
-    return out, here
+    features = torch.stack([*(torch.asinh(v).float() for v in squashed), *(v.float() for v in plain)], -1)
+    offsets = torch.stack([v.float() for v in (*innovation[:2], *residuals)], -1)
+    return Told(features, OFFSET_LIMIT * torch.tanh(offsets / OFFSET_LIMIT), here)
 
 
 def _innovation(newest: Newest, ahead: Frame) -> Vector:

@@ -18,7 +18,7 @@ from ssrtrack.filters.bank import Bank, BankState
 from ssrtrack.filters.history import TrackHistory, flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.protocol import put, take
-from ssrtrack.models.features import Newest, features
+from ssrtrack.models.features import Newest, told_of
 from ssrtrack.models.koss import TAPS, BlockState
 from ssrtrack.models.residual import RAW, ResidualKoss, correction
 from ssrtrack.models.residual_frames import frame_of, where_known
@@ -199,9 +199,9 @@ class LearnedEstimator:
             for k in range(self.model.config.blocks)
         ]
         with torch.no_grad():
-            told, _ = features(newest, self.model.config.nominal_gap_s)
-            output, after = self.model.sequence(told[None], newest.gap_s.float()[None], remembered)
-            raw = self.model.filter_head(output[0])
+            told = told_of(newest, self.model.config.nominal_gap_s)
+            output, after = self.model.sequence(told.features[None], newest.gap_s.float()[None], remembered)
+            raw = self.model.read_out(output[0], told)
         return replace(
             state,
             scan=torch.stack([s.scan for s in after], 1).cpu().numpy(),

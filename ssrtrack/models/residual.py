@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ssrtrack.kernels.kalman_algebra import Matrix
-from ssrtrack.models.features import feature_count, features
+from ssrtrack.models.features import Told, feature_count, offset_count, told_of
 from ssrtrack.models.koss import BlockState, KossBlock
 from ssrtrack.models.residual_config import ResidualConfig
 from ssrtrack.models.residual_frames import Frame, corrected, frame_of, where_known, whitening_of_move
@@ -99,16 +99,17 @@ class ResidualKoss(nn.Module):
             KossBlock(width, config.states, config.head, config.rank) for _ in range(config.blocks)
         )
         self.norm = nn.RMSNorm(width, eps=1e-5)
-        self.filter_head = _zero(nn.Linear(width, RAW))
+        self.filter_head = _zero(nn.Linear(width, RAW + 4 * offset_count(config.history)))
         self.ahead_inward = nn.Linear(width + ASIDE, config.hidden)
         self.ahead_head = _zero(nn.Linear(config.hidden, RAW))
 
     def forward(self, base: Base, flown: Flown) -> Outputs:
         """Corrections of the base's estimates of whole flights."""
         rows = rows_of(base, flown, self.config.history, self.config.nominal_gap_s)
-        told, frame = features(rows.newest, self.config.nominal_gap_s)
-        y, _ = self.sequence(told, rows.newest.gap_s.float(), None)
-        raw = self.filter_head(y).float()
+        told = told_of(rows.newest, self.config.nominal_gap_s)
+        frame = told.frame
+        y, _ = self.sequence(told.features, rows.newest.gap_s.float(), None)
+        raw = self.read_out(y, told)
         predicted = self._before_plots(base, flown, rows, frame, y, raw)
         if rows.whole:
             return Outputs(correction(frame, raw), predicted)
@@ -117,6 +118,15 @@ class ResidualKoss(nn.Module):
         here = frame_of(where_known(base.filtered, torch.isfinite(flown.time_s.T)))
         filtered = correction(here, _gathered(raw, own)).where(rows.seen, predicted)
         return Outputs(filtered, predicted)
+
+    def read_out(self, y: Tensor, told: Told) -> Tensor:
+        """Numbers (..., 14) of the filtered correction: u = u₀ + M ρ, a gain M on the offsets ρ as a Kalman filter has.
+
+        The gain lets a correction be proportional to what was seen, which a normalised network output cannot be.
+        """
+        raw, gain = self.filter_head(y).float().split((RAW, 4 * told.offsets.shape[-1]), -1)
+        moved = (gain.reshape(*gain.shape[:-1], 4, -1) * told.offsets[..., None, :]).sum(-1)
+        return torch.cat([raw[..., :4] + moved, raw[..., 4:]], -1)
 
     def sequence(self, told: Tensor, gap_s: Tensor, state: list[BlockState] | None) -> tuple[Tensor, list[BlockState]]:
         """The network's output (K, N, D) for features (K, N, F) at gaps (K, N), and what its blocks remember."""
