@@ -9,7 +9,7 @@ import pytest
 
 from ssrtrack.data import Phase
 from ssrtrack.errors import EstimatorError, ScoringError
-from ssrtrack.filters.estimators import make_estimator
+from ssrtrack.filters.estimators import ESTIMATORS, make_estimator
 from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import Measurements, make_measurements, tracking_frame
 from ssrtrack.filters.run import run
@@ -157,6 +157,14 @@ def test_a_taken_plot_is_gone_and_leaves_its_time(scene: tuple[Scene, Setting]) 
     k = keys_of(True).index("position_rmse_m")
     assert sums[len(keys_of(True)) + k] == len(squares)
     assert sums[k] == pytest.approx(sum(squares), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [*ESTIMATORS, "alpha-beta:tail_weight=0.05,gate=0.999", "ukf-ct:tail_weight=0.05"])
+def test_every_estimator_tracks_over_misses(log: Path, name: str) -> None:
+    """A warning of NaN is an error in these tests, and a NaN estimate is one of the sweep's."""
+    (sweep,) = evaluate([log], [name], sweep={"pd-runs": [0.6]}, bootstrap=0).sweeps
+    before, after = sweep.curves[0].scores["velocity_rmse_mps"]
+    assert before < after < 120.0
 
 
 def test_a_wrong_stamp_is_charged_to_the_plot_not_to_the_scoring(scene: tuple[Scene, Setting]) -> None:

@@ -114,7 +114,8 @@ class AlphaBeta:
             wide = _component(state, y, scale * R, shrink * alpha, shrink * b)
             log_wide, distance = innovation_likelihood(y, state.pp + scale * R)
             log_tail = np.log(self.options.tail_weight) + log_wide
-            total = np.logaddexp(log_tail, np.log1p(-self.options.tail_weight) + log_core)
+            with np.errstate(invalid="ignore"):  # a miss may be NaN: its row is put back as it was
+                total = np.logaddexp(log_tail, np.log1p(-self.options.tail_weight) + log_core)
             parts = _merged(np.exp(log_tail - total), core, wide)
         position, velocity, pp, pv, vv = parts
         since, none = np.zeros_like(state.since_s), np.zeros_like(state.gated)
