@@ -22,7 +22,7 @@ def _introduction(result: EvaluationResult) -> str:
     text = (
         "<p>The log's plots are made worse along one axis at a time; every tracker runs on the same degraded plots and "
         f"is compared with {against} at every scan of the log, also where its plot was taken away. Shaded: 95 % "
-        "bootstrap intervals over flights. A tracker breaks where its error exceeds the dashed limit, "
+        "bootstrap intervals over flights. A tracker breaks where its error exceeds the dotted limit, "
         f"{BREAK_FACTOR:g} times that of {escape(result.sweeps[0].reference)} on undegraded plots. Area: under the "
         f"curve, over that of {escape(result.sweeps[0].reference)}; below 1 is better. Lost: flights with three errors "
         "in a row over 0.5 NM.</p>"
@@ -43,7 +43,7 @@ def _axis(result: EvaluationResult, sweep: Sweep) -> str:
     return (
         f'<h3 id="sweep-{sweep.axis}">{escape(axis.title)}</h3><p>{text}</p>'
         + figure(picture)
-        + table(head, f"<tbody>{rows}</tbody>")
+        + table(head, f"<tbody>{rows}</tbody>", "tight")
     )
 
 
