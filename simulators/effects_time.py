@@ -17,7 +17,7 @@ def stamped(clock: Clock, seed: int, radar_id: int, time_s: Floats) -> Floats:
     if clock.latency_jitter_s == 0.0:
         return stamp
     # The time of detection itself names the plot: extra plots have no flight.
-    bits = time_s.view(np.int64)
+    bits = np.ascontiguousarray(time_s).view(np.int64)
     who = np.stack([np.zeros_like(bits), bits & 0xFFFFFFFF, bits >> 32 & 0xFFFFFFFF], 1)
     deviate = normals(seed, "latency", radar_id, who, 0)[0]
     return np.asarray(stamp + clock.latency_jitter_s * np.clip(deviate, -JITTER_CLIP, JITTER_CLIP))

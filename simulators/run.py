@@ -68,7 +68,8 @@ def simulate(
         traffic: who flies; by default the scenario's random and scripted aircraft.
 
     Raises:
-        ScenarioError: chunk_s is not positive, the seed is negative, there is no worker, or nobody to see.
+        ScenarioError: chunk_s is not positive, the seed is negative, there is no worker, or nobody to see; while it
+            runs, a worker process died.
     """
     if not chunk_s > 0:
         raise ScenarioError(f"chunk_s: found {chunk_s!r}, expected a positive number of seconds")
@@ -193,6 +194,7 @@ def _worked_by(workers: int, blocks: Iterator[_Block]) -> Iterator[tuple[float, 
     """Blocks worked on by several processes, in order; no more are begun than twice the processes."""
     from collections import deque
     from concurrent.futures import Future, ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     # Spawned: a fork would copy the locks of other threads, but not the threads.
@@ -205,6 +207,11 @@ def _worked_by(workers: int, blocks: Iterator[_Block]) -> Iterator[tuple[float, 
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
+        except BrokenProcessPool as error:
+            raise ScenarioError(
+                "a worker process ended before its work: killed, out of memory, or started by a script without "
+                'if __name__ == "__main__":; run again with fewer workers'
+            ) from error
         finally:
             for future in begun:
                 future.cancel()

@@ -1,5 +1,6 @@
 """Profiles give a radar what the scenario does not write; workers and further radars change no bit of any of them."""
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,15 @@ def test_workers_and_chunks_change_no_bit():
         same(truth, more_truth)
     with pytest.raises(ScenarioError, match="workers: found 0, expected 1 or more"):
         simulate(plan, 1, workers=0)
+
+
+def test_a_worker_that_dies_is_a_typed_error():
+    parts = simulate(scenario(of_profile("spec"), duration=20_000), 1, workers=2)
+    next(parts)
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(ScenarioError, match="a worker process ended before its work"):
+        list(parts)
 
 
 def test_flights_may_come_from_elsewhere():
