@@ -117,7 +117,7 @@ def inner(key: str, **values: Any) -> Callable[[dict[str, Any]], None]:
         (inner("architecture", width=-1), "width is -1"),
         (inner("architecture", width=32), "are too few|weight .* is"),
         (inner("architecture", blocks=3), "are too few|are missing or unknown"),
-        (inner("architecture", history=3), r"weight filter_head.weight is torch.float32 \(62, 16\), expected"),
+        (inner("architecture", history=3), r"weight inward.weight is torch.float32 \(16, 42\), expected"),
         (inner("architecture", modes=2), r"weight inward.weight is torch.float32 \(16, 42\), expected"),
         (inner("base", motions=[]), "the base filter"),
         (inner("base", jump=[[0.0]]), "the base filter cannot be built"),

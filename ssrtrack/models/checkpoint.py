@@ -173,11 +173,11 @@ def _model(config: ResidualConfig, weights: Mapping[str, torch.Tensor]) -> Resid
     expected = model.state_dict()
     if missing := sorted(set(expected) ^ set(weights)):
         raise CheckpointError(f"weights {missing[:4]} are missing or unknown ({len(missing)} in all)")
-    for name, value in weights.items():
-        if value.shape != expected[name].shape or value.dtype != expected[name].dtype:
+    for name, wanted in expected.items():
+        value = weights[name]
+        if value.shape != wanted.shape or value.dtype != wanted.dtype:
             raise CheckpointError(
-                f"weight {name} is {value.dtype} {tuple(value.shape)}, expected {expected[name].dtype} "
-                f"{tuple(expected[name].shape)}"
+                f"weight {name} is {value.dtype} {tuple(value.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
             )
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"weight {name} is not finite")
