@@ -184,7 +184,10 @@ def test_unusable_input_is_refused_with_the_reason(make: object, message: str) -
 
 def test_a_plot_overhead_has_a_covariance() -> None:
     """A target higher than its slant range is long is put overhead, where azimuth says nothing of where it is."""
-    height = np.full(4, 1030.0, "f4")  # 1 km above the radar
-    z = measured(plots_of([673.0, 990.0, 999.99, 1000.01], [0.35, 1.2, 4.0, 2.0], pressure_altitude_m=height))
-    variances = np.linalg.eigvalsh(z.covariance_m2[0])
-    assert (variances > 1e-5).all() and (np.linalg.det(z.covariance_m2[0]) > 0.0).all()
+    rng = np.random.default_rng(1)
+    height = np.full(2000, 1030.0, "f4")  # 1 km above the radar
+    plots = plots_of(
+        rng.uniform(600.0, 1000.01, 2000).tolist(), rng.uniform(0.0, 6.28, 2000).tolist(), pressure_altitude_m=height
+    )
+    cov = measured(plots, sigma_range_m=30.0, sigma_azimuth_rad=1e-3).covariance_m2[0]
+    assert (cov[:, 0, 0] * cov[:, 1, 1] > cov[:, 0, 1] ** 2).all() and (np.linalg.eigvalsh(cov) > 0.0).all()
