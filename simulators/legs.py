@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Pair = tuple[Floats, Floats]
 
-_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(8)
+_GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(12)
 
 
 @dataclass(frozen=True)
@@ -64,18 +64,20 @@ class Start:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits common to all flights, and the turbulence: PSD of white acceleration along and across the track, held
-    over each interval between truth rows so that cubic interpolation of the rows stays exact."""
+    """Limits common to all flights, and the turbulence: PSD of white acceleration along and across the track, or the
+    intensity of gusts. Either is held over each interval between truth rows, so that cubic interpolation of the rows
+    stays exact."""
 
     roll_rate_radps: float
     vertical_acceleration_mps2: float
     turbulence_psd: float = 0.0
     truth_step_s: float = 2.0
+    gusts: str = "none"
 
     @property
     def turbulent(self) -> bool:
         """Whether the air moves, so that paths are cut at every truth row."""
-        return self.turbulence_psd > 0
+        return self.turbulence_psd > 0 or self.gusts != "none"
 
 
 @dataclass(frozen=True)

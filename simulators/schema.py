@@ -22,6 +22,10 @@ class Scenario:
     duration_s: float = key("float", REQUIRED, "s", "length", 1, 1e7)
     truth_step_s: float = key("float", 2.0, "s", "grid of the truth rows", 0.1, 10)
     turbulence_m2ps3: float = key("float", 0.0, "m^2/s^3", "PSD of white horizontal acceleration, per axis", 0, 100)
+    gusts: str = key(
+        "choice", "none", "", "of the air (Dryden), instead of white acceleration",
+        choices=("none", "light", "moderate", "severe"), source="MIL-F-8785C",
+    )  # fmt: skip
     roll_rate_dps: float = key("float", 5.0, "deg/s", "of rolling into and out of turns", 0.5, 90)
     vertical_acceleration_mps2: float = key("float", 0.5, "m/s^2", "of levelling off and starting a climb", 0.05, 20)
     magnetic_variation_deg: float = key("float", 0.0, "deg", "east positive, for BDS 6,0", -180, 180)

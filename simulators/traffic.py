@@ -62,6 +62,7 @@ class Traffic:
             scenario.vertical_acceleration_mps2,
             scenario.turbulence_m2ps3,
             scenario.truth_step_s,
+            scenario.gusts,
         )
         used = {int(a.mode3a, 8) for a in scenario.aircraft if a.mode3a} | _SPECIAL_CODES
         # An odd multiplier permutes the codes, so that neighbours in number are not neighbours in code.
@@ -95,7 +96,7 @@ class Traffic:
             return None
         # Flown together: the integration costs as much for a hundred flights as for one.
         fleet = Fleet.concat([p[2] for p in made_up])
-        turbulent = self._limits.turbulence_psd > 0
+        turbulent = self._limits.turbulent
         rngs = [stream(self._seed, TURBULENCE, *map(int, who)) for who in fleet.who] if turbulent else []
         plan, start = Schedules.concat([p[0] for p in made_up]), Start.concat([p[1] for p in made_up])
         return fly(plan, start, self._limits, rngs), fleet

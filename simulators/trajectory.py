@@ -18,7 +18,7 @@ from ssrtrack.errors import ScenarioError
 from ssrtrack.simulators.legs import Floats, Ints, Legs, Limits, Pair, Schedules, Start, schedules
 from ssrtrack.simulators.trajectory_motion import SHARES, WEIGHTS, Motion, frames, motion, steps
 from ssrtrack.simulators.trajectory_pieces import MERGE_S, cut
-from ssrtrack.simulators.turbulence import white_push
+from ssrtrack.simulators.turbulence import gust_motion, white_push
 from ssrtrack.units import G_MPS2
 
 __all__ = ["MERGE_S", "Paths", "fly", "horner", "horner_slope"]
@@ -134,12 +134,19 @@ def fly(legs: Legs | Schedules, start: Start, limits: Limits, rngs: list[np.rand
     counts = np.bincount(p.flight, minlength=len(start.time_s))
     first = np.concatenate([[0], np.cumsum(counts)])
     slot = (np.arange(len(p.flight)) - first[p.flight], p.flight)
-    push = white_push(limits, counts, first, p, rngs) if limits.turbulent else (0.0, 0.0)
     length, (b0, b1), (w0, w1) = p.length_s, p.bank_rad, p.climb_mps
-    gain = _running(push[0] * length, counts, slot, np.zeros(len(counts)))
-    speed = np.maximum(p.speed_mps + gain, MIN_SPEED_MPS)
     height = _running(0.5 * (w0 + w1) * length, counts, slot, start.height_m)
-    turn = _turn_rates(b0, b1, speed[0], speed[1], push[1])
+    push: tuple[Floats | float, Floats | float] = (0.0, 0.0)
+    if limits.gusts == "none" and limits.turbulent:
+        push = white_push(limits, counts, p, rngs)
+    gain = _running(push[0] * length, counts, slot, np.zeros(len(counts)))
+    drift: Floats | float = 0.0
+    if limits.gusts != "none":
+        planned = length * _mean(_turn_rates(p.bank_rad, p.speed_mps, p.speed_mps, 0.0, 0.0))
+        gain, drift = gust_motion(limits, counts, p, height[0], planned, rngs)
+    speed = np.maximum(p.speed_mps + gain, MIN_SPEED_MPS)
+    # In gusts a turn is flown at the rate that was planned: the pilot corrects the bank for the gust's speed.
+    turn = _turn_rates(p.bank_rad, p.speed_mps if limits.gusts != "none" else speed, speed, push[1], drift)
     ends = frames(start, counts, slot, steps(length, height, p.climb_mps, speed, turn))
     if np.abs(ends[1][0, 2]).max() > np.sin(MAX_LATITUDE_RAD):
         raise ScenarioError(
@@ -176,20 +183,30 @@ def _running(step: Floats, counts: Ints, slot: tuple[Ints, Ints], initial: Float
     return np.stack([table[slot], table[slot[0] + 1, slot[1]]])
 
 
-def _turn_rates(b0: Floats, b1: Floats, v0: Floats, v1: Floats, push: Floats | float) -> list[Floats]:
-    """(g tan(bank) + push) / V at the beginning, middle and end of each piece.
+def _turn_rates(
+    bank: Floats, planned: Floats, speed: Floats, push: Floats | float, drift: Floats | float
+) -> list[Floats]:
+    """g tan(bank) / V planned + push / V + drift at the beginning, middle and end of each piece.
+
+    Bank and speeds are those at its ends (2, I).
 
     The middle is such that the quadratic through the three turns by the integral: an error of the track angle would
     grow into one of position for the rest of the flight.
     """
 
     def rate(share: float) -> Floats:
-        bank, speed = b0 + share * (b1 - b0), v0 + share * (v1 - v0)
-        return np.asarray((G_MPS2 * np.tan(bank) + push) / speed)
+        b, planned_v, v = (ends[0] + share * (ends[1] - ends[0]) for ends in (bank, planned, speed))
+        return np.asarray(G_MPS2 * np.tan(b) / planned_v + push / v + drift)
 
     mean = sum(weight * rate(share) for share, weight in zip(SHARES, WEIGHTS, strict=True))
     begin, end = rate(0.0), rate(1.0)
     return [begin, np.asarray((6.0 * mean - begin - end) / 4.0), end]
+
+
+def _mean(rates: list[Floats]) -> Floats:
+    """Mean over each piece of the quadratic through the three rates: Simpson's rule."""
+    begin, middle, end = rates
+    return (begin + 4.0 * middle + end) / 6.0
 
 
 def _quintic(begin: Motion, end: Motion, length: Floats) -> Floats:

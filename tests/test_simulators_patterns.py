@@ -347,7 +347,7 @@ def test_a_pattern_without_room_is_refused(text, message):
 
 
 EVERYONE = (
-    "turbulence_m2ps3 = TURBULENCE\n"
+    "TURBULENCE\n"
     + HEAD
     + APPROACH
     + HOLD
@@ -378,7 +378,7 @@ def flights_of(text, steps):
     return out
 
 
-@pytest.mark.parametrize("turbulence", ["0.0", "0.1"])
+@pytest.mark.parametrize("turbulence", ["", "turbulence_m2ps3 = 0.1", 'gusts = "moderate"'])
 def test_a_flight_is_the_same_to_the_last_bit_whoever_else_flies_and_however_time_is_cut(turbulence):
     text = EVERYONE.replace("TURBULENCE", turbulence)
     whole = flights_of(text, [3600.0])
