@@ -103,8 +103,8 @@ def test_azimuths_of_a_pair_approach_evenly_by_up_to_their_part_and_the_time_goe
 
 
 def test_lost_plots_are_the_farther_ones_and_the_other_lies_midway():
-    clean, plots = plots_with(traffic=ABREAST), plots_with(
-        traffic=ABREAST, garble="probability = 1, drag = 0, loss_share = 0.3"
+    clean, plots = plots_with(traffic=ABREAST, duration_s=2400), plots_with(
+        traffic=ABREAST, duration_s=2400, garble="probability = 1, drag = 0, loss_share = 0.3"
     )  # fmt: skip
     scans = np.sum(clean.truth_id == 0)
     near, far = clean[clean.truth_id == 0], clean[clean.truth_id == 1]

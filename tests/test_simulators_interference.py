@@ -8,6 +8,7 @@ from ssrtrack.data import FALSE_PLOT, PlotFlag, Plots
 from ssrtrack.simulators.interference_counts import poisson
 from ssrtrack.simulators.interference_images import mirrored
 from ssrtrack.simulators.replies_codes import altitude_code
+from ssrtrack.simulators.scenario import parse_scenario, simulate
 from ssrtrack.simulators.schema_replies import Reflector
 from ssrtrack.units import NM_M
 from tests.replies_fixture import PERIOD_S, SURE, is_poisson, is_share, plots_with, same
@@ -201,9 +202,9 @@ def height_above(own: Plots, time_s):
 
 @pytest.mark.parametrize("probability", [0.2, 0.7])
 def test_reflections_come_with_their_probability(probability):
-    every = parted(plots_with(number=300, reflector=f"[{{ {WALL} }}]"))[1]
-    some = parted(plots_with(number=300, reflector=f"[{{ {WALL[:-1]}{probability} }}]"))[1]
-    assert len(every) > 300
+    every = parted(plots_with(number=1000, reflector=f"[{{ {WALL} }}]"))[1]
+    some = parted(plots_with(number=1000, reflector=f"[{{ {WALL[:-1]}{probability} }}]"))[1]
+    assert len(every) > 1000
     assert is_share(len(some), len(every), probability)
 
 
@@ -241,3 +242,42 @@ def test_everything_extra_at_once_is_valid_and_within_coverage():
     extra = parted(plots)[1]
     assert extra.range_m.max() <= 70.5 * NM_M
     assert set(plots.plot_type) == {2, 3, 5, 7}
+
+
+def test_chunks_and_further_radars_change_no_bit_of_it():
+    def run(chunk_s: float, others: str) -> Plots:
+        text = f"""
+        epoch = 2025-01-01T00:00:00Z
+        duration_s = 1500
+        identity = {{ squawk_change_share = 0.3, ident_share = 0.3, duplicate_address_share = 0.1 }}
+        [[radar]]
+        name = "A"
+        latitude_deg = 48
+        longitude_deg = 11
+        rotation_period_s = 4.7
+        replies = {{ primary_share = 0.3, mode3a_error_share = 0.05, altitude_error_share = 0.05 }}
+        garble = {{ probability = 0.5 }}
+        north_stamp = {{ spread_s = 0.01, late_share = 0.1 }}
+        fruit = {{ per_aircraft = 0.1 }}
+        split = {{ probability = 0.05 }}
+        ring_around = {{ per_plot = 1, max_range_nm = 20 }}
+        false_plots = {{ per_scan = 2 }}
+        reflector = [{{ {WALL} }}]
+        {others}
+        [[traffic]]
+        number = 40
+        radius_nm = 50
+        mode_s_share = 0.5
+        """
+        return Plots.concat([p for p, _ in simulate(parse_scenario(text, "x", "x"), 5, chunk_s=chunk_s)])
+
+    whole = run(1500.0, "")
+    assert len(parted(whole)[1]) > 1000
+    same(whole, run(77.0, ""))
+    other = '[[radar]]\nname = "B"\nlatitude_deg = 48.5\nlongitude_deg = 12\nrotation_period_s = 6\nsplit.probability = 0.5'
+    both = run(1500.0, other)
+    same(whole, both[both.radar_id == 0])
+    # Codes and addresses are the aircraft's own: both radars read the same.
+    second = both[(both.radar_id == 1) & (both.truth_id != FALSE_PLOT)]
+    for a in np.unique(second.truth_id):
+        assert len(np.unique(both.address[both.truth_id == a])) == 1

@@ -11,6 +11,7 @@ from ssrtrack.units import FT_M, NM_M
 from tests.replies_fixture import PERIOD_S, SURE, is_share, plots_with, same
 
 HALF = {"number": 100, "share": 0.5}
+MANY = {"number": 1500, "duration_s": 200}  # for what happens once in a flight
 
 
 def by_flight(plots: Plots) -> list[np.ndarray]:
@@ -105,10 +106,7 @@ def test_altitudes_come_in_25_ft_from_mode_s_and_100_ft_from_mode_c_with_or_with
     ("key", "codes"), [("squawk_change_share", ORDINARY), ("emergency_share", EMERGENCIES)], ids=["change", "emergency"]
 )
 def test_codes_change_once_in_a_share_of_flights_at_any_time(key, codes):
-    duration_s = 1200
-    clean, plots = (
-        plots_with(number=400, world=w, duration_s=duration_s) for w in ("", f"identity = {{ {key} = 0.3 }}")
-    )
+    clean, plots = (plots_with(**MANY, world=w) for w in ("", f"identity = {{ {key} = 0.3 }}"))
     same(clean, plots, but=("mode3a",))
     changed, when, new = 0, [], set()
     for rows in by_flight(plots):
@@ -127,7 +125,7 @@ def test_codes_change_once_in_a_share_of_flights_at_any_time(key, codes):
 
 
 def test_an_ident_lasts_its_time_and_marks_nothing_else():
-    clean, plots = plots_with(number=300), plots_with(number=300, world="identity = { ident_share = 0.5 }")
+    clean, plots = plots_with(**MANY), plots_with(**MANY, world="identity = { ident_share = 0.5 }")
     same(clean, plots, but=("flags",))
     spi = (plots.flags & PlotFlag.SPI) > 0
     shown = [r for rows in by_flight(plots) if len(r := np.flatnonzero(spi[rows]))]
@@ -139,7 +137,7 @@ def test_an_ident_lasts_its_time_and_marks_nothing_else():
 
 
 def test_some_mode_ac_flights_send_no_altitude_at_all():
-    plots = plots_with(number=400, share=0.3, world="identity = { no_altitude_share = 0.4 }")
+    plots = plots_with(**MANY, share=0.3, world="identity = { no_altitude_share = 0.4 }")
     silent = [np.isnan(plots.pressure_altitude_m[rows]) for rows in by_flight(plots)]
     mode_ac = [plots.plot_type[rows[0]] == 2 for rows in by_flight(plots)]
     assert all(s.all() or not s.any() for s in silent)
@@ -148,8 +146,8 @@ def test_some_mode_ac_flights_send_no_altitude_at_all():
 
 
 def test_a_share_of_mode_s_flights_has_the_address_of_another_in_the_air_with_it():
-    clean = plots_with(number=400, share=0.8)
-    plots = plots_with(number=400, share=0.8, world="identity = { duplicate_address_share = 0.2 }")
+    clean = plots_with(**MANY, share=0.8)
+    plots = plots_with(**MANY, share=0.8, world="identity = { duplicate_address_share = 0.2 }")
     same(clean, plots, but=("address",))
     flights = by_flight(clean)
     own = np.array([clean.address[rows[0]] for rows in flights])
