@@ -174,5 +174,7 @@ def _solved(
     good = np.ones(len(guess), bool)
     good[todo] = False
     rows = np.flatnonzero(good)
-    columns = (x.take(rows) for x in (flight, piece, scan, second, time_s))
-    return Crossings(*columns, position.take(rows, 1))
+    return Crossings(
+        flight.take(rows), piece.take(rows), scan.take(rows), second.take(rows), time_s.take(rows),
+        position.take(rows, 1),
+    )  # fmt: skip

@@ -318,7 +318,7 @@ def test_the_text_those_errors_spoil_is_right():
 def test_missing_files_and_names(tmp_path):
     with pytest.raises(ScenarioError, match="did you mean 'enroute'"):
         load_scenario("en-route")
-    with pytest.raises(ScenarioError, match="built-in scenarios: .*demo, enroute"):
+    with pytest.raises(ScenarioError, match=r"built-in scenarios: .*demo, enroute"):
         load_scenario(tmp_path / "nothing.toml")
     with pytest.raises(ScenarioError, match="cannot read"):
         load_scenario(tmp_path)
