@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssrtrack.data import Phase
+from ssrtrack.data import Phase, Plots
 from ssrtrack.errors import EstimatorError, ScoringError
 from ssrtrack.filters.estimators import ESTIMATORS, make_estimator
 from ssrtrack.filters.history import TrackHistory
@@ -44,7 +44,7 @@ from ssrtrack.scoring.sweep_curves import (
 )
 from ssrtrack.tracking.flights import COLUMNS, Cutting, flights
 from ssrtrack.tracking.truth import TruthWindow
-from tests.scoring_fixture import simple_log
+from tests.scoring_fixture import paths, plots_table, radar, simple_log, write_log
 
 TRACKERS = ["kf", "imm2", "alpha-beta"]
 
@@ -262,6 +262,24 @@ def test_a_tracker_against_itself_has_area_one(log: Path) -> None:
         assert curve.area_ratio == 1.0 and curve.area_interval == (1.0, 1.0)
     low, high = sweep.curves[2].area_interval or (1.0, 1.0)
     assert low < high
+
+
+@pytest.mark.parametrize("second_site_deg", [8.0, np.nan])
+def test_two_radars_together_and_apart(tmp_path: Path, second_site_deg: float) -> None:
+    """With both sites known flights join the radars; without one they do not, and each radar has its own frame."""
+    rng = np.random.default_rng(2)
+    plots = plots_table(paths(10, 60, rng)[0], rng)
+    second = plots.replace(radar_id=np.ones(len(plots), int), time_s=plots.time_s + 1.0)
+    both = Plots.concat([plots, second])
+    both = both[np.argsort(both.time_s, kind="stable")].replace(truth_id=np.full(2 * len(plots), -2))
+    table = radar(name=[b"A", b"B"], latitude_deg=[47.0, 47.0], longitude_deg=[8.0, second_site_deg],
+                  height_m=[400.0, 400.0], rotation_period_s=[4.0, 4.0])  # fmt: skip
+    path = write_log(tmp_path / "a.h5", both, radars=table)
+    result = evaluate([path], ["kf"], sweep=["pd", "period", "bias-range"], bootstrap=0, smoothed_reference=False)
+    for sweep in result.sweeps:
+        assert sweep.flights == (10 if np.isfinite(second_site_deg) else 20)
+        assert sweep.curves[0].scores["next_plot_rmse_m"][0] == result.trackers[0].scores.next_plot_rmse_m
+        assert sweep.curves[0].scores[sweep.key][-1] > 1.2 * sweep.curves[0].scores[sweep.key][0]
 
 
 def test_few_flights_give_no_intervals(tmp_path: Path) -> None:

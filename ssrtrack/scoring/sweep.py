@@ -165,8 +165,9 @@ def errors(scene: Scene, z: Measurements, history: TrackHistory) -> dict[str, Ar
     if late_s is not None and np.any(late_s[scene.z.valid]):
         mean, predicted = _carried(mean, late_s), _carried(predicted, late_s)
     if scene.truth is None:
-        squared = squared_distance(predicted, scene.z.position_m)
-        return {"next_plot_mean_m": np.sqrt(squared), "next_plot_rmse_m": squared}
+        # As `consistency.innovations` has it, to the last bit.
+        apart = np.hypot(*(scene.z.position_m[..., i] - predicted[..., i] for i in range(2)))
+        return {"next_plot_mean_m": apart, "next_plot_rmse_m": apart**2}
     truth = scene.truth
     factor = cholesky(history.covariance[..., :2, :2])
     white = whiten(factor, [mean[..., i] - truth.position_m[..., i] for i in range(2)])
