@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.data import Phase, Trajectories
+from ssrtrack.errors import DataError
 from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.simulators.replay_noise import measured_noise
 from ssrtrack.simulators.replay_paths import to_paths
@@ -19,6 +20,7 @@ RECORDED = 65534  # flow number of recorded flights in random streams
 STRAY_WEIGHT = 0.25  # of a position: it lies over four sigma off
 # What no smooth flight does: there, the recording was too poor to be smoothed.
 MAX_BANK_RAD, MAX_CLIMB_MPS, MAX_SPEED_MPS = 70.0 * DEG_RAD, 120.0, 500.0
+MIN_STEP_S = 0.1  # nearer rows make the smoother's equations singular
 _ROWS_AT_ONCE = 20_000
 _FIRST_CODE, _CODES = 0o0100, 4000
 
@@ -65,6 +67,9 @@ class RecordedTraffic:
         start_s: time of the table that becomes time 0; flights in the air then begin at 0.
         duration_s: length of the scenario, at which every flight ends; by default that of the table.
         noise: of the recording; measured on it if absent.
+
+    Raises:
+        DataError: there is no row, or rows of a flight are not in time order or nearer than 0.1 s.
     """
 
     def __init__(
@@ -75,7 +80,8 @@ class RecordedTraffic:
         duration_s: float = np.inf,
         noise: Noise | None = None,
     ) -> None:
-        self.noise = noise or measured_noise(rows_of(trajectories)) if len(trajectories) else Noise()
+        _check(trajectories)
+        self.noise = noise or measured_noise(rows_of(trajectories))
         inside = (trajectories.time_s >= start_s - 60.0) & (trajectories.time_s <= start_s + duration_s + 60.0)
         kept = trajectories[inside]
         self._table = kept.replace(time_s=kept.time_s - start_s)
@@ -122,6 +128,17 @@ class RecordedTraffic:
         )
         keep = np.flatnonzero(possible)
         return clipped.take(keep), _fleet(self._table, self._first[which]).take(keep)
+
+
+def _check(trajectories: Trajectories) -> None:
+    if not len(trajectories):
+        raise DataError("Trajectories: no rows, expected at least two of a flight")
+    step_s, same = np.diff(trajectories.time_s), np.diff(trajectories.flight_id) == 0
+    if (np.diff(trajectories.flight_id) < 0).any() or (step_s[same] < MIN_STEP_S).any():
+        raise DataError(
+            f"Trajectories: rows out of order or nearer than {MIN_STEP_S:g} s; expected them by flight_id and time, as "
+            "read_trajectories gives them"
+        )
 
 
 def _possible(paths: Paths) -> NDArray[np.bool_]:

@@ -121,7 +121,7 @@ def smooth(rows: Rows, noise: Noise) -> States:
     """The most probable motion, at the rows.
 
     Raises:
-        numpy.linalg.LinAlgError: two rows of a flight have the same time.
+        numpy.linalg.LinAlgError: rows of a flight are nearer than some 0.05 s.
     """
     n = len(rows.time_s)
     begins = np.concatenate([[True], rows.flight[1:] != rows.flight[:-1]])

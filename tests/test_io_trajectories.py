@@ -1,6 +1,7 @@
 """Trajectory files: every kind and name read alike, every fault found, counted and explained, nothing else touched."""
 
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -165,6 +166,16 @@ def twice(frame):
     return pd.concat([frame, again])
 
 
+def soon(frame):
+    """Seven more rows, 0.1 to 0.7 s after the tenth: those at 0.2, 0.4 and 0.6 s may stay."""
+    rng = np.random.default_rng(9)
+    later = [
+        moved(frame.iloc[[10]], 10, timestamp=pd.Timedelta(seconds=0.1 * k), longitude=3e-4 * k + 2e-5 * rng.random())
+        for k in range(1, 8)
+    ]
+    return pd.concat([frame, *later])
+
+
 # What goes wrong with a flight of 60 rows -> the reason that must be counted, how many rows, and what stays.
 FAULTS = {
     "no latitude": (lambda f: set_(f, [3, 9], latitude=np.nan), "without time, position or address", 2),
@@ -175,6 +186,7 @@ FAULTS = {
     "on the ground": (with_ground, "on the ground", 7),
     "stale": (lambda f: stale(f, [20, 21, 40]), "stale: the position of an earlier row again", 3),
     "twice": (twice, "second rows of one aircraft at one time", 3),
+    "too soon": (soon, "within 0.2 s of the row before", 4),
     "interpolated": (
         lambda f: interpolated(f, 20, 25),
         "interpolated by others: exactly on the line between their neighbours",
@@ -342,6 +354,15 @@ def test_a_damaged_or_foreign_file_is_refused(name, content, message, tmp_path):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         read_trajectories(tmp_path / name)
+
+
+@pytest.mark.parametrize(("missing", "suffix"), [("pandas", "csv"), ("pyarrow.parquet", "parquet")])
+def test_what_is_not_installed_is_named_with_its_remedy(missing, suffix, tmp_path, monkeypatch):
+    path = tmp_path / f"flights.{suffix}"
+    flown().to_csv(path, index=False) if suffix == "csv" else flown().to_parquet(path)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(DataError, match=r"pip install 'ssrtrack\[truth\]'"):
+        read_trajectories(path)
 
 
 @pytest.mark.parametrize(

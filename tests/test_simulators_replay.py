@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from ssrtrack.data import Phase, Plots, Trajectories, Truth
-from ssrtrack.errors import ScenarioError
+from ssrtrack.errors import DataError, ScenarioError
 from ssrtrack.geodesy import ecef_to_geodetic, geodetic_to_enu
 from ssrtrack.io.trajectories import read_trajectories
 from ssrtrack.simulators.replay import RECORDED, RecordedTraffic
@@ -324,6 +324,19 @@ def test_a_radar_moves_to_the_flights(flown, tmp_path):
     assert plan.radar[0].latitude_deg == pytest.approx(latitude) and plan.radar[0].height_m == 500
     assert plan.radar[1].latitude_deg == pytest.approx(latitude + 0.5)
     assert with_truth(far, table, site=(47.0, 8.0, 90.0))[0].radar[0].height_m == 90.0
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda t: t[:0],
+        lambda t: t[::-1],
+        lambda t: t.replace(time_s=np.round(t.time_s / 30.0) * 30.0),
+    ],
+)
+def test_rows_out_of_order_are_refused(spoil):
+    with pytest.raises(DataError, match="Trajectories: "):
+        RecordedTraffic(spoil(straight_row(np.zeros(20))))
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ class Cleaning:
     """Bounds of what is believed; the defaults fit airliners and most military aircraft seen by ADS-B."""
 
     max_gap_s: float = 60.0  # a longer silence ends a flight: what happened in it is unknown
+    min_step_s: float = 0.2  # nearer rows say nothing new of an aircraft that moves by metres between them
     min_rows: int = 6
     min_duration_s: float = 60.0
     max_speed_mps: float = 500.0
@@ -65,6 +66,7 @@ def clean(columns: Columns, rules: Cleaning) -> Cleaned:
     stale, twice = _repeats(rows)
     rows = keep({n: v[~twice] for n, v in rows.items()}, ~stale[~twice], "stale: the position of an earlier row again")
     dropped["second rows of one aircraft at one time"] = int(twice.sum())
+    rows = keep(rows, _apart(rows, rules), f"within {rules.min_step_s:g} s of the row before")
     rows = keep(rows, ~_interpolated(rows), "interpolated by others: exactly on the line between their neighbours")
     rows, unset["speeds and tracks repeated to the last digit"] = _fresh_velocity(rows)
     rows, flight = _flights(rows, rules, splits)
@@ -121,6 +123,21 @@ def _repeats(rows: Columns) -> tuple[Array, Array]:
     later = ~_same(rows["row_time_s"])
     stale = still & (~at_once | later)
     return stale, at_once & ~stale
+
+
+def _apart(rows: Columns, rules: Cleaning) -> Array:
+    """Which rows stay when those too soon after the row before go; of a dense run every second one a pass."""
+    good = np.ones(len(rows["time_s"]), bool)
+    step_s = rules.min_step_s - 1e-5  # seconds since 1970 are exact to a microsecond
+    for _ in range(_MOST_PASSES):
+        at = np.flatnonzero(good)
+        soon = _same(rows["address"][at]) & (np.diff(rows["time_s"][at], prepend=-np.inf) < step_s)
+        if not soon.any():
+            break
+        # Of adjoining ones the first, third, … go.
+        run = np.arange(len(soon)) - np.maximum.accumulate(np.where(~soon, np.arange(len(soon)), 0))
+        good[at[soon & (run % 2 == 1)]] = False
+    return good
 
 
 def _interpolated(rows: Columns) -> Array:
