@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import Plots, Radar
 from ssrtrack.filters.bank import Bank
-from ssrtrack.filters.estimators import ESTIMATORS, make_estimator
+from ssrtrack.filters.estimators import ESTIMATORS, make_estimator, untuned_parameters
 from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import Measurements, make_measurements, tracking_frame
 from ssrtrack.filters.run import run
@@ -39,6 +39,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tail": PLAIN | {"tail_weight": 0.05, "tail_scale": 6.0, "speed_sigma_mps": 120.0},
     "gate+tail": PLAIN | {"gate": 0.999, "reopen_after": 1, "tail_weight": 0.02, "tail_scale": 3.0},
 }
+
+
+def untuned(name: str, **changes: Any) -> Any:
+    """An estimator with the round numbers of its code, on which the tests' limits were measured."""
+    return make_estimator(name, **(untuned_parameters(name) | changes))
+
+
 CASES = [(name, option) for name in BANKS for option in OPTIONS]
 HAS_BACKENDS = "backend" in signature(run).parameters
 HAS_LAG = "lag" in signature(smooth).parameters

@@ -89,7 +89,7 @@ def off(history: TrackHistory, exact: TrackHistory) -> np.ndarray:
 @pytest.mark.parametrize(("name", "option"), LIMIT)
 def test_float32_holds_for_ten_thousand_steps(backend: str, name: str, option: str) -> None:
     usual, top, mode = LIMIT[name, option]
-    estimator, z = make_estimator(name, **OPTIONS[option]), hold()
+    estimator, z = cases.untuned(name, **OPTIONS[option]), hold()
     exact = cases.run_with(backend, estimator, z)
     history = cases.run_with(backend, estimator, z, "float32")
     assert worst_eigenvalue(history) > 0.0

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssrtrack.filters.estimators import make_estimator
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.units import DEG_RAD
 from tests import engine_cases as cases
@@ -24,7 +23,7 @@ STRAIGHT = turn.Turn(0.0, 0.0, 1.0, 0.1)
 SIDES = [turn.Turn(side * 1.8 * DEG_RAD, 0.9 * DEG_RAD, 60.0, 1.0) for side in (1.0, -1.0)]
 THREE = np.array([[0.0, 0.5, 0.5], [0.9, 0.0, 0.1], [0.9, 0.1, 0.0]])
 FOUR = np.array([[0.0, 0.4, 0.3, 0.3], [0.6, 0.0, 0.2, 0.2], [0.6, 0.3, 0.0, 0.1], [0.6, 0.3, 0.1, 0.0]])
-# The default parameters of these estimators, written down a second time.
+# The round numbers of these estimators (before any tuning), written down a second time.
 MODELS: dict[str, tuple[list[turn.Turn], np.ndarray]] = {
     "ekf-ct": ALONE,
     "ukf-ct": ALONE,
@@ -79,7 +78,7 @@ def test_turning_flights_stay_near_the_particle_posterior(backend: str, name: st
     means, covariances, modes = [], [], [0.0]
     for seed in SEEDS:
         true = believed(name, seed)
-        history = cases.run_with(backend, make_estimator(name), flight(seed, name.endswith("-ct")))
+        history = cases.run_with(backend, cases.untuned(name), flight(seed, name.endswith("-ct")))
         for k in range(1, PLOTS):
             for mean, covariance in (("mean", "covariance"), ("predicted_mean", "predicted_covariance")):
                 spread = getattr(true, covariance)[k]
@@ -97,6 +96,6 @@ def test_turning_flights_stay_near_the_particle_posterior(backend: str, name: st
 def test_turns_to_the_other_side_are_far_from_the_particle_posterior(name: str) -> None:
     """The comparison sees a bank whose left and right are exchanged."""
     true = believed(name, 0)
-    history = cases.run_with("filterpy", make_estimator(name, turn_rate_dps=-1.8), flight(0, False))
+    history = cases.run_with("filterpy", cases.untuned(name, turn_rate_dps=-1.8), flight(0, False))
     assert history.mode_probability is not None
     assert np.abs(history.mode_probability[0] - true.mode_probability).max() > 2.0 * NEAR[name][2]
