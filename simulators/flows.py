@@ -53,16 +53,29 @@ class _Rules:
         self.turn_rate_radps = column("max_turn_rate_dps", DEG_RAD)
         self.climb_mps = column("climb_fpm", FPM_MPS)
         self.acceleration_mps2 = column("acceleration_mps2", 1.0)
-        self.life_s = column("flight_time_s", 1.0)
         self.mode_s_share = column("mode_s_share", 1.0)
 
 
+@dataclass(frozen=True)
+class Seat:
+    """One flight of a slot: its flow, slot and number, its time in the air, its random stream and the first draws."""
+
+    who: tuple[int, int, int]
+    begin_s: float
+    end_s: float
+    rng: np.random.Generator
+    draws: Floats
+
+
+def seat(who: tuple[int, int, int], life_s: tuple[float, float], begin_s: float, last_s: float, rng: Any) -> Seat:
+    """The next flight of a slot; the first draw is its life, so that who follows it can be known without planning."""
+    draws = rng.random(8)
+    low, high = life_s
+    return Seat(who, begin_s, min(begin_s + low + (high - low) * float(draws[0]), last_s), rng, draws)
+
+
 def random_flights(
-    flows: list[Flow],
-    centre_deg: tuple[float, float],
-    begin_s: Floats,
-    last_s: float,
-    rngs: list[np.random.Generator],
+    flows: list[Flow], centre_deg: tuple[float, float], begin_s: Floats, last_s: float, rngs: list[np.random.Generator]
 ) -> tuple[Legs, Start, NDArray[np.bool_]]:
     """Legs, start and Mode S ability of F random flights: one flow, start time and random stream each.
 
@@ -70,9 +83,22 @@ def random_flights(
         centre_deg: latitude and longitude for flows that name no centre.
         last_s: end of the scenario, which ends every flight.
     """
-    rules = _Rules(flows)
-    u = np.stack([rng.random(8) for rng in rngs], 1)
-    end_s = np.minimum(begin_s + _between(rules.life_s, u[0]), last_s)
+    each = zip(flows, begin_s.tolist(), rngs, strict=True)
+    seats = [seat((0, 0, 0), flow.flight_time_s, begin, last_s, rng) for flow, begin, rng in each]
+    return seated_flights(flows, centre_deg, seats)
+
+
+def seated_flights(
+    flows: list[Flow], centre_deg: tuple[float, float], seats: list[Seat]
+) -> tuple[Legs, Start, NDArray[np.bool_]]:
+    """As random_flights, of flights whose times are known.
+
+    Args:
+        centre_deg: latitude and longitude for flows that name no centre.
+    """
+    rules, rngs = _Rules(flows), [s.rng for s in seats]
+    u = np.stack([s.draws for s in seats], 1)
+    begin_s, end_s = np.array([s.begin_s for s in seats]), np.array([s.end_s for s in seats])
     place = rules.radius_m * np.sqrt(u[1]) * _unit(TWO_PI * u[2])
     at = _Plane(begin_s, place, TWO_PI * u[3], _between(rules.speed_mps, u[4]), _level(rules, u[5]))
     start = Start(begin_s, end_s, *_placed(flows, centre_deg, place), at.height_m, at.speed_mps, at.track_rad)

@@ -177,8 +177,11 @@ def turn_profile(
 def _hold_while_changing(
     wanted: Floats, peak: Floats, ramp: Floats, hold: Floats, speed: Floats, target: Floats, changing_s: Floats
 ) -> Floats:
-    """Hold time of a turn in which the speed changes as well, by fixed-point steps on the turned angle."""
+    """Hold time of a turn in which the speed changes as well, by secant steps on the turned angle."""
     slope = (target - speed) / changing_s
+    final = speed + slope * np.minimum(changing_s, 2.0 * ramp + hold)
+    rate = G_MPS2 * np.tan(peak) / final
+    before = None
     for _ in range(20):
         end = 2.0 * ramp + hold
         edges = np.sort(np.stack([0 * ramp, ramp, ramp + hold, np.minimum(changing_s, end), end], 1), 1)
@@ -192,7 +195,9 @@ def _hold_while_changing(
         open_ = np.abs(wanted - turned) >= 1e-13
         if not open_.any():
             break
-        final = speed + slope * np.minimum(changing_s, end)
-        better = np.maximum(hold + (wanted - turned) * final / (G_MPS2 * np.tan(peak)), 0.0)
-        hold = np.where(open_, better, hold)
+        if before is not None:
+            step, gain = hold - before[0], turned - before[1]
+            rate = np.where(step * gain > 0, gain / np.where(step != 0, step, 1.0), rate)
+        before = hold, turned
+        hold = np.where(open_, np.maximum(hold + (wanted - turned) / rate, 0.0), hold)
     return hold

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ssrtrack.simulators.flows import random_flights
-from ssrtrack.simulators.legs import Floats, Limits, Schedules, Start, climb_profile, schedules, stacked, trapezium
+from ssrtrack.simulators.flows import Seat, seated_flights
+from ssrtrack.simulators.legs import Limits, Schedules, Start, climb_profile, schedules, stacked, trapezium
 from ssrtrack.simulators.schema_patterns import LowLevel
 from ssrtrack.simulators.schema_traffic import Flow
 from ssrtrack.units import DEG_RAD, FPM_MPS, FT_M
@@ -28,11 +28,10 @@ def as_flow(low: LowLevel) -> Flow:
 
 
 def low_flights(
-    lows: list[LowLevel], begin_s: Floats, last_s: float, limits: Limits,
-    rngs: list[np.random.Generator], ground: list[np.random.Generator],
+    lows: list[LowLevel], seats: list[Seat], limits: Limits, ground: list[np.random.Generator]
 ) -> tuple[Schedules, Start, NDArray[np.bool_]]:  # fmt: skip
-    """Schedules, starts and Mode S ability of F flights: one block, start time and two random streams each."""
-    legs, start, mode_s = random_flights([as_flow(b) for b in lows], (0.0, 0.0), begin_s, last_s, rngs)
+    """Schedules, starts and Mode S ability of F flights: one block, seat and further random stream each."""
+    legs, start, mode_s = seated_flights([as_flow(b) for b in lows], (0.0, 0.0), seats)
     plan = schedules(legs, start, replace(limits, roll_rate_radps=max(limits.roll_rate_radps, ROLL_RADPS)))
     base = np.array([b.ground_m for b in lows])
     heights = np.array([b.height_ft for b in lows]).T * FT_M

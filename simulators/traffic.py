@@ -1,13 +1,13 @@
 """Who flies when: random flows, patterns and scripted aircraft, made as time goes on: long scenarios fit in memory."""
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.errors import ScenarioError
-from ssrtrack.simulators.flows import random_flights
+from ssrtrack.simulators.flows import Seat, seat, seated_flights
 from ssrtrack.simulators.legs import Ints, Legs, Limits, Schedules, Start, schedules
 from ssrtrack.simulators.patterns import LOW_LEVEL, Planned, streams
 from ssrtrack.simulators.patterns_low import low_flights
@@ -68,8 +68,8 @@ class Traffic:
         # An odd multiplier permutes the codes, so that neighbours in number are not neighbours in code.
         self._codes = np.array(sorted((c for c in range(4096) if c not in used), key=lambda c: c * 1543 % 4096))
         self._scripts = list(range(len(scenario.aircraft)))
-        self._flows = dict(enumerate(scenario.traffic))
-        self._low = {LOW_LEVEL + n: block for n, block in enumerate(scenario.low_level)}
+        self._flows: dict[int, Any] = dict(enumerate(scenario.traffic))
+        self._low: dict[int, Any] = {LOW_LEVEL + n: block for n, block in enumerate(scenario.low_level)}
         self._slots = [(f, s, 0, 0.0) for f, b in (self._flows | self._low).items() for s in range(b.number)]
         self._streams = streams(scenario, self._limits)
         self._next_id = len(scenario.aircraft)
@@ -81,16 +81,11 @@ class Traffic:
             ScenarioError: a pattern has no room for what it asks.
         """
         plans = [self._scripted(time_s)]
-        last_s = self._end_s - MIN_FLIGHT_S
-        while due := [slot for slot in self._slots if slot[3] < time_s and slot[3] <= last_s]:
-            later = [slot for slot in self._slots if slot[3] >= time_s or slot[3] > last_s]
-            made = self._random([s for s in due if s[0] in self._flows]) + self._low_level(
-                [s for s in due if s[0] in self._low]
-            )
-            plans += [self._with_fleet(planned) for planned in made]
-            ends = {tuple(who): end for m in made for who, end in zip(m.who.tolist(), m.start.end_s, strict=True)}
-            self._slots = later + [(f, s, n + 1, float(ends[f, s, n])) for f, s, n, _ in due]
-        plans += [self._with_fleet(planned) for each in self._streams for planned in each.until(time_s, self._rng)]
+        seats = self._seats(time_s)
+        made = self._random([s for s in seats if s.who[0] in self._flows])
+        made += self._low_level([s for s in seats if s.who[0] in self._low])
+        made += [planned for each in self._streams for planned in each.until(time_s, self._rng)]
+        plans += [self._with_fleet(planned) for planned in made]
         made_up = [p for p in plans if p is not None and len(p[2].truth_id)]
         if not made_up:
             return None
@@ -115,22 +110,32 @@ class Traffic:
         start = scripted_start(crew, self._end_s)
         return schedules(scripted_legs(crew), start, self._limits), start, fleet
 
-    def _random(self, due: list[tuple[int, int, int, float]]) -> list[Planned]:
-        if not due:
-            return []
-        who, begin = np.array([slot[:3] for slot in due]), np.array([slot[3] for slot in due])
-        flows, rngs = [self._flows[f] for f in who[:, 0]], [self._rng(*row) for row in who.tolist()]
-        legs, start, mode_s = random_flights(flows, self._centre, begin, self._end_s, rngs)
-        return [Planned(schedules(legs, start, self._limits), start, who, mode_s)]
+    def _seats(self, time_s: float) -> list[Seat]:
+        """The flights of slots that begin before a time, in rounds: who follows whom."""
+        seats: list[Seat] = []
+        last_s, blocks = self._end_s - MIN_FLIGHT_S, self._flows | self._low
+        while due := [slot for slot in self._slots if slot[3] < time_s and slot[3] <= last_s]:
+            later = [slot for slot in self._slots if slot[3] >= time_s or slot[3] > last_s]
+            more = [
+                seat((f, s, n), blocks[f].flight_time_s, begin, self._end_s, self._rng(f, s, n))
+                for f, s, n, begin in due
+            ]
+            self._slots = later + [(*s.who[:2], s.who[2] + 1, s.end_s) for s in more]
+            seats += more
+        return seats
 
-    def _low_level(self, due: list[tuple[int, int, int, float]]) -> list[Planned]:
-        if not due:
+    def _random(self, seats: list[Seat]) -> list[Planned]:
+        if not seats:
             return []
-        who, begin = np.array([slot[:3] for slot in due]), np.array([slot[3] for slot in due])
-        turns, ground = ([self._rng(*row, *more) for row in who.tolist()] for more in ((), (1,)))
-        blocks = [self._low[f] for f in who[:, 0]]
-        plan, start, mode_s = low_flights(blocks, begin, self._end_s, self._limits, turns, ground)
-        return [Planned(plan, start, who, mode_s)]
+        legs, start, mode_s = seated_flights([self._flows[s.who[0]] for s in seats], self._centre, seats)
+        return [Planned(schedules(legs, start, self._limits), start, np.array([s.who for s in seats]), mode_s)]
+
+    def _low_level(self, seats: list[Seat]) -> list[Planned]:
+        if not seats:
+            return []
+        ground = [self._rng(*s.who, 1) for s in seats]
+        plan, start, mode_s = low_flights([self._low[s.who[0]] for s in seats], seats, self._limits, ground)
+        return [Planned(plan, start, np.array([s.who for s in seats]), mode_s)]
 
     def _with_fleet(self, planned: Planned) -> tuple[Schedules, Start, Fleet]:
         ids = self._next_id + np.arange(len(planned.who))
