@@ -279,7 +279,8 @@ def test_two_radars_together_and_apart(tmp_path: Path, second_site_deg: float) -
     for sweep in result.sweeps:
         assert sweep.flights == (10 if np.isfinite(second_site_deg) else 20)
         assert sweep.curves[0].scores["next_plot_rmse_m"][0] == result.trackers[0].scores.next_plot_rmse_m
-        assert sweep.curves[0].scores[sweep.key][-1] > 1.2 * sweep.curves[0].scores[sweep.key][0]
+        # Two radars a second apart: half the plots hurt little.
+        assert sweep.curves[0].scores[sweep.key][-1] > 1.05 * sweep.curves[0].scores[sweep.key][0]
 
 
 def test_few_flights_give_no_intervals(tmp_path: Path) -> None:
