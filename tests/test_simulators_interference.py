@@ -274,7 +274,7 @@ def test_chunks_and_further_radars_change_no_bit_of_it():
     whole = run(1500.0, "")
     assert len(parted(whole)[1]) > 1000
     same(whole, run(77.0, ""))
-    other = '[[radar]]\nname = "B"\nlatitude_deg = 48.5\nlongitude_deg = 12\nrotation_period_s = 6\nsplit.probability = 0.5'
+    other = '[[radar]]\nname = "B"\nlatitude_deg = 48.5\nlongitude_deg = 12\nrotation_period_s = 6'
     both = run(1500.0, other)
     same(whole, both[both.radar_id == 0])
     # Codes and addresses are the aircraft's own: both radars read the same.
