@@ -31,9 +31,7 @@ def imm(
     ] = "",
     validation: Annotated[
         list[Path] | None,
-        typer.Option(
-            help="Log to judge by; by default another seed, a suite split, or 30 % of the logs' aircraft."
-        ),
+        typer.Option(help="Log to judge by; by default another seed, a suite split, or 30 % of the logs' aircraft."),
     ] = None,
     objective: Annotated[
         str, typer.Option(help="likelihood of the plots; or with truth rmse (position) or nll (of the true state).")
@@ -93,9 +91,14 @@ def _parameters(tuning: "Tuning") -> Any:
     return table
 
 
+_OBJECTIVES = {
+    "likelihood": "the filter's own log-likelihood per plot",
+    "rmse": "-log of the position RMSE",
+    "nll": "-NLL of the true state",
+}
 # Figure -> what a reader calls it.
 _ROWS = {
-    "log_likelihood": "log-likelihood per plot",
+    "log_likelihood": "log-density of the next plot",
     "position_rmse_m": "position RMSE (m)",
     "velocity_rmse_mps": "velocity RMSE (m/s)",
     "anees": "ANEES",
@@ -107,6 +110,8 @@ def _validation(tuning: "Tuning", names: list[str]) -> Any:
     from rich.table import Table
 
     table = Table("flights", "figure", "before", "tuned", title="On validation flights")
+    values = tuning.validation_objective_before, tuning.validation_objective_after
+    table.add_row("all", f"objective: {_OBJECTIVES[tuning.objective]}", *(f"{v:.4f}" for v in values))
     for name, first, last in zip(names, tuning.validation_before, tuning.validation_after, strict=True):
         before, after = first.to_dict(), last.to_dict()
         for row, (key, words) in enumerate((k, w) for k, w in _ROWS.items() if k in before and k in after):

@@ -40,7 +40,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "sojourn_high_s": (2.0, 1000.0),
     "sojourn_turn_s": (5.0, 1000.0),
     "tail_weight": (1e-4, 0.3),
-    "tail_scale": (2.0, 60.0),
+    "tail_scale": (2.0, 300.0),
 }
 # How outliers are met: what is fixed, and where tail parameters begin (None: not searched).
 VARIANTS: dict[str, dict[str, float | None]] = {

@@ -145,6 +145,7 @@ def split_group(group: Group, share: float) -> tuple[Group, Group]:
 
 
 def _one_log(reader: LogReader, identity: str, max_plots: int | None) -> Group:
+    # As `scoring.gather` does it: what is tuned here is scored there.
     truth_known = reader.has_truth
     if identity == "auto":
         identity = "truth" if truth_known else "address"

@@ -102,7 +102,9 @@ def tune_text(text: str, found: Flights, *, variant: str | None = None, **option
     fixed = given_parameters(text, rest if colon else None, known)
     if variant is None:
         variant = "gated" if (known | fixed)["gate"] is not None else "mixture"
-    return tune(name, found.training, found.validation, variant=variant, fixed=fixed, **options)
+    # Noise that was measured comes with its tail: what `evaluate` gives the name on these logs, and so the start.
+    tail = next((group.tail for group in found.training if group.tail), {})
+    return tune(name, found.training, found.validation, variant=variant, fixed=fixed, start=tail, **options)
 
 
 def tuned_of(
