@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssrtrack.models import koss_scan as koss_scan_module
 from ssrtrack.models.koss import CLOSED, SPECTRAL_CAP, BlockState, InnovationGain, KossBlock, KossLayer
 from ssrtrack.models.koss_reference import koss_scan_reference
 from ssrtrack.models.koss_scan import koss_scan
@@ -52,6 +53,34 @@ def test_gradient_is_that_of_finite_differences(missing: bool) -> None:
     if missing:
         given_[4][1:3, :, 0] = CLOSED
     assert torch.autograd.gradcheck(koss_scan, [v.requires_grad_() for v in given_], atol=1e-7)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("shape", [(23, 2, 5, 4, 3), (1, 1, 1, 1, 1), (6, 1, 70, 8, 2)])
+def test_the_compiled_scan_is_the_plain_one(shape: tuple[int, ...], threads: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    given_ = [v.requires_grad_() for v in arguments(*shape)]
+    with torch.no_grad():
+        given_[4][0] = CLOSED
+    found = []
+    for way in (koss_scan_module._Scan, koss_scan_module._Fused):
+        y, final = way.apply(*given_)
+        weight = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(1))
+        found.append((y, final, *torch.autograd.grad((y * weight).sum() + final.square().sum(), given_)))
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, plain, rtol=1e-11, atol=1e-12)
+
+
+def test_many_sequences_take_the_compiled_scan(monkeypatch: Any) -> None:
+    taken = []
+    apply = koss_scan_module._Fused.apply
+    monkeypatch.setattr(koss_scan_module._Fused, "apply", lambda *a: taken.append(1) or apply(*a))
+    many = [v.requires_grad_() for v in arguments(8, 1, 128, 64, 2)]
+    koss_scan(*many)[0].sum().backward()
+    assert taken
+    few = [v.requires_grad_() for v in arguments(8, 1, 4, 8, 2)]
+    koss_scan(*few)[0].sum().backward()
+    assert len(taken) == 1
 
 
 def test_gradient_needs_no_record_where_none_is_asked_for() -> None:

@@ -253,7 +253,7 @@ def test_gradients_reach_every_weight() -> None:
 def test_training_removes_the_error_of_a_base_that_is_wrong() -> None:
     """Straight flights behind a filter that expects turns: much of its variance is needless, and is soon gone."""
     nervous, calm = make_estimator("kf", q_m2s3=20.0, gate=None), make_estimator("kf", q_m2s3=0.05, gate=None)
-    z, truth = plots(calm, flights=192, length=32, seed=5)  # type: ignore[arg-type]
+    z, truth = plots(calm, flights=192, length=30, seed=5)  # type: ignore[arg-type]
     flown = flown_from(z, truth)
     history = base_history(nervous, flown)  # type: ignore[arg-type]
     train, held = slice(0, 128), slice(128, 192)

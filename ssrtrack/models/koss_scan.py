@@ -19,6 +19,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 Tensor = torch.Tensor
+COMPILED_FROM = 1 << 16  # inputs; below, numba would take longer to load than it saves
 
 
 def koss_scan(
@@ -48,7 +49,8 @@ def koss_scan(
     """
     arguments = [a.contiguous() for a in (x, delta, rate, read, bias, w1, b1, w2, start)]
     if torch.is_grad_enabled() and any(a.requires_grad for a in arguments):
-        y, final = _Scan.apply(*arguments)
+        compiled = x.device.type == "cpu" and x.numel() >= COMPILED_FROM
+        y, final = (_Fused if compiled else _Scan).apply(*arguments)
         return y, final
     y, history, _, _ = _forward(*arguments, keep=False)
     return y, history[-1]
@@ -92,6 +94,41 @@ def _forward(
         torch.mul(c[t], history[after], out=part)
         torch.sum(part, 0, out=y[t])
     return y, history, hidden, gain
+
+
+class _Fused(torch.autograd.Function):
+    """The same on a CPU's cores, compiled (`koss_numba`)."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        from ssrtrack.models import koss_numba
+
+        x, delta, rate, read, bias, w1, b1, w2, start = (a.detach() for a in arguments)
+        E = (delta[:, None] * rate[:, :, None, :]).exp_()
+        plain = (v.numpy() for v in (x, E, read, bias, w1, b1, w2, start))
+        found = koss_numba.forward(*plain, threads=torch.get_num_threads())
+        y, history, hidden, gain = (torch.from_numpy(v) for v in found)
+        ctx.save_for_backward(x, delta, E, rate, read, w1, w2, history, hidden, gain)
+        return y, history[-1].clone()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gy: Tensor, g_final: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        from ssrtrack.models import koss_numba
+
+        plain = [v.contiguous().numpy() for v in (*ctx.saved_tensors, gy, g_final)]
+        found = koss_numba.backward(*plain, threads=torch.get_num_threads())
+        gx, g_delta, g_rate, g_read, g_bias, s, g_hidden, carry = (torch.from_numpy(v) for v in found)
+        hidden = ctx.saved_tensors[8]
+        return gx, g_delta, g_rate, g_read, g_bias, *_weight_gradients(s, g_hidden, hidden, g_bias), carry
+
+
+def _weight_gradients(s: Tensor, g_hidden: Tensor, hidden: Tensor, g_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """∂L/∂W1, b1, W2 from all steps (T, H, B, C) at once."""
+    by_head = [v.transpose(0, 1).reshape(v.shape[1], -1, v.shape[3]) for v in (s, g_hidden, hidden, g_bias)]
+    gw1 = torch.bmm(by_head[0].transpose(1, 2), by_head[1])
+    gw2 = torch.bmm(by_head[2].transpose(1, 2), by_head[3])
+    return gw1, by_head[1].sum(1), gw2
 
 
 class _Scan(torch.autograd.Function):
@@ -149,8 +186,4 @@ class _Scan(torch.autograd.Function):
             p.mul_(G)
             torch.sum(torch.mul(p, spread, out=part), 0, out=g_delta[t])
             g_rate += torch.mul(p, delta[t], out=part).sum(2)
-        flat = (1, -1, x.shape[3])
-        by_head = [v.transpose(0, 1).reshape(x.shape[1], *flat[1:]) for v in (s, g_hidden, hidden, g_bias)]
-        gw1 = torch.bmm(by_head[0].transpose(1, 2), by_head[1])
-        gw2 = torch.bmm(by_head[2].transpose(1, 2), by_head[3])
-        return gx, g_delta, g_rate, g_read, g_bias, gw1, by_head[1].sum(1), gw2, carry
+        return gx, g_delta, g_rate, g_read, g_bias, *_weight_gradients(s, g_hidden, hidden, g_bias), carry
