@@ -18,7 +18,7 @@ from ssrtrack.simulators.patterns_approach import plan_approach
 from ssrtrack.simulators.patterns_crossing import plan_crossing
 from ssrtrack.simulators.patterns_departure import plan_departure
 from ssrtrack.simulators.schema import Scenario
-from ssrtrack.units import NM_M
+from ssrtrack.units import DEG_RAD, NM_M
 
 # Flow numbers in random streams; those of [[traffic]] count from 0, scripted aircraft have 65535.
 APPROACH, DEPARTURE, CROSSING, LOW_LEVEL = 20_000, 21_000, 22_000, 23_000
@@ -72,19 +72,29 @@ class Stream:
         return [self._planned(slot, np.array(numbers), np.array(times), np.array(both), random)
                 for slot in range(self._slots)]  # fmt: skip
 
+    def check(self) -> None:
+        """Plans the aircraft for which all draws are least, and all are greatest."""
+        draws = np.stack([np.zeros(_DRAWS), np.full(_DRAWS, 1.0)])
+        for slot in range(self._slots):
+            self._plan(slot, np.zeros(2), draws, draws)
+
     def _planned(self, slot: int, number: Ints, event_s: Floats, both: Floats, random: Streams) -> Planned:
         own = np.array([random(self._flow, slot + 1, int(n)).random(_DRAWS) for n in number])
+        plan, start = self._plan(slot, event_s, both, own)
+        start = Start(start.time_s, np.minimum(start.end_s, self._end_s), *_places(start))
+        flies = (start.end_s > 1.0) & (start.end_s > start.time_s + 1.0)
+        who = np.stack([np.full_like(number, self._flow), np.full_like(number, slot + 1), number], 1)
+        kept = Start(*(getattr(start, name)[flies] for name in start.__dataclass_fields__))
+        return Planned(plan.take(flies), kept, who[flies], own[flies, -1] < self._block.mode_s_share)
+
+    def _plan(self, slot: int, event_s: Floats, both: Floats, own: Floats) -> tuple[Schedules, Start]:
         plan, start = self._planner(self._block, slot, event_s, both, own, self._limits)
         if (start.time_s < event_s - LEAD_S).any() or (start.end_s > event_s + TAIL_S).any():
             raise ScenarioError(
                 f"{self._block.name}: an aircraft flies for {(start.end_s - start.time_s).max() / 3600:.1f} h, more "
                 "than a pattern may take; shorten its way or its hold"
             )
-        start = Start(start.time_s, np.minimum(start.end_s, self._end_s), *_places(start))
-        flies = (start.end_s > 1.0) & (start.end_s > start.time_s + 1.0)
-        who = np.stack([np.full_like(number, self._flow), np.full_like(number, slot + 1), number], 1)
-        kept = Start(*(getattr(start, name)[flies] for name in start.__dataclass_fields__))
-        return Planned(plan.take(flies), kept, who[flies], own[flies, -1] < self._block.mode_s_share)
+        return plan, start
 
 
 def _places(start: Start) -> tuple[Floats, ...]:
@@ -100,6 +110,13 @@ def streams(scenario: Scenario, limits: Limits) -> list[Stream]:
         *(Stream(DEPARTURE + n, b, plan_departure, 1, limits, end_s) for n, b in enumerate(scenario.departure)),
         *(Stream(CROSSING + n, b, plan_crossing, 2, limits, end_s) for n, b in enumerate(scenario.crossing)),
     ]  # fmt: skip
+
+
+def check_patterns(scenario: Scenario) -> None:
+    """Raises ScenarioError for a pattern without room for what it asks, at either end of everything that is drawn."""
+    limits = Limits(scenario.roll_rate_dps * DEG_RAD, scenario.vertical_acceleration_mps2)
+    for stream in streams(scenario, limits):
+        stream.check()
 
 
 def expected_aircraft(scenario: Scenario) -> float:

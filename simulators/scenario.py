@@ -11,6 +11,7 @@ import numpy as np
 from ssrtrack.data import Radar
 from ssrtrack.errors import ScenarioError
 from ssrtrack.simulators.blocks import parse_block
+from ssrtrack.simulators.patterns import check_patterns
 from ssrtrack.simulators.profile import with_profiles
 from ssrtrack.simulators.run import simulate as simulate
 from ssrtrack.simulators.schema import Scenario
@@ -91,6 +92,7 @@ def _check(scenario: Scenario) -> None:
             raise ScenarioError(
                 f"traffic[{n}]: found only one of latitude_deg and longitude_deg, expected both or none"
             )
+    check_patterns(scenario)
     check_identities(scenario.aircraft)
     for n, a in enumerate(scenario.aircraft):
         if a.start_s > min(a.end_s, scenario.duration_s) - MIN_FLIGHT_S:

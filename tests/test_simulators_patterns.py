@@ -343,7 +343,7 @@ def test_mixes_are_there():
 )  # fmt: skip
 def test_a_pattern_without_room_is_refused(text, message):
     with pytest.raises(ScenarioError, match=message):
-        fleet_of(text)
+        parse_scenario(HEAD + text, "x", "x")
 
 
 EVERYONE = (
