@@ -10,7 +10,6 @@ from ssrtrack.data import Plots, Truth
 from ssrtrack.errors import ScenarioError
 from ssrtrack.simulators.effects_measurement import coordinate_rms
 from ssrtrack.simulators.effects_time import lead_s
-from ssrtrack.simulators.legs import Ints
 from ssrtrack.simulators.look import Columns, Look
 from ssrtrack.simulators.replies_transponder import with_duplicates
 from ssrtrack.simulators.schema import Scenario
@@ -27,7 +26,6 @@ BLOCK_S = 600.0
 HORIZON_S = 1800.0  # flights are planned in steps of this
 _AHEAD_ROTATIONS = 2
 _FIRST_S = -1.1  # periods before the scenario at which its first rotation may begin
-_PER_PIECE = ("time_s", "length_s", "ecef", "scalars", "phase", "row")  # of Paths, in order
 Air = tuple[Paths, Fleet]
 Rows = TypeVar("Rows", Plots, Truth)
 
@@ -137,7 +135,7 @@ def _turn_radar(block: _Block, number: int, spec: RadarSpec) -> list[Columns]:
         return []
     whole, fleet = block.air or _nobody()
     touching = np.flatnonzero((whole.start_s < north_s[-1]) & (whole.end_s > north_s[0]))
-    paths, fleet = near(whole, touching, north_s[0], north_s[-1]), fleet.take(touching)
+    paths, fleet = whole.near(touching, north_s[0], north_s[-1]), fleet.take(touching)
     rms = coordinate_rms(spec, whole)[:, touching] if np.isfinite(spec.cartesian.snr_db) else None
     variation = block.scenario.magnetic_variation_deg * DEG_RAD
     return observe(
@@ -145,21 +143,6 @@ def _turn_radar(block: _Block, number: int, spec: RadarSpec) -> list[Columns]:
             block.seed, number, spec, first, north_s, paths, fleet, variation,
             identity=block.scenario.identity, coordinate_rms_m=rms,
         )
-    )  # fmt: skip
-
-
-def near(paths: Paths, flights: Ints, begin_s: float, end_s: float) -> Paths:
-    """Some flights, with only those of their pieces that touch a time window; every flight must touch it."""
-    kept = np.zeros(len(paths.start_s), bool)
-    kept[flights] = True
-    # One second more: a flight's last piece may end a hair before the flight does.
-    mine = kept[paths.pieces_of()] & (paths.time_s <= end_s + 1.0)
-    mine &= paths.time_s + paths.length_s >= begin_s - 1.0
-    first = np.concatenate([[0], np.cumsum(mine)])[paths.first]
-    pieces = np.flatnonzero(mine)
-    return Paths(
-        paths.start_s[flights], paths.end_s[flights], np.append(first[flights], len(pieces)),
-        *(getattr(paths, name).take(pieces, -1) for name in _PER_PIECE),
     )  # fmt: skip
 
 

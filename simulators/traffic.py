@@ -19,7 +19,7 @@ from ssrtrack.units import DEG_RAD, FL_M, FPM_MPS, KT_MPS
 SCRIPTED = 65535  # flow number of scripted aircraft in random streams
 MIN_FLIGHT_S = 1.0
 # What a random stream is for: the first word of its spawn key.
-TRAFFIC, TURBULENCE, MEASUREMENT, ROTATION, FALSE_PLOTS = range(5)
+TRAFFIC, TURBULENCE = range(2)
 # Emergency and conspicuity codes that no simulated flight is given.
 _SPECIAL_CODES = {0o0000, 0o1000, 0o2000, 0o7000, 0o7500, 0o7600, 0o7700, 0o7777}
 _FIRST_ADDRESS, _ADDRESSES = 0xD00000, 1 << 20  # a block that ICAO has given to no State (Annex 10 III, table 9-1)

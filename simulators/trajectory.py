@@ -59,12 +59,18 @@ class Paths:
             self.start_s[flights], self.end_s[flights], first, *(a[..., pieces] for a in self._per_piece())
         )
 
-    def window(self, begin_s: float, end_s: float) -> Self:
-        """The same flights with only those pieces that touch a time window; every flight must touch it."""
+    def near(self, flights: Ints, begin_s: float, end_s: float) -> Self:
+        """Some flights (ascending) with only those pieces that touch a time window, which each flight must touch."""
+        kept = np.zeros(len(self.start_s), bool)
+        kept[flights] = True
         # One second more: a flight's last piece may end a hair before the flight does.
-        keep = (self.time_s <= end_s + 1.0) & (self.time_s + self.length_s >= begin_s - 1.0)
-        first = np.concatenate([[0], np.cumsum(keep)])[self.first]
-        return type(self)(self.start_s, self.end_s, first, *(a[..., keep] for a in self._per_piece()))
+        mine = kept[self.pieces_of()] & (self.time_s <= end_s + 1.0)
+        mine &= self.time_s + self.length_s >= begin_s - 1.0
+        first, pieces = np.concatenate([[0], np.cumsum(mine)])[self.first], np.flatnonzero(mine)
+        return type(self)(
+            self.start_s[flights], self.end_s[flights], np.append(first[flights], len(pieces)),
+            *(a.take(pieces, -1) for a in self._per_piece()),
+        )  # fmt: skip
 
     @classmethod
     def concat(cls, parts: list[Self]) -> Self:
