@@ -21,7 +21,8 @@ STRAY_WEIGHT = 0.25  # of a position: it lies over four sigma off
 # What no smooth flight does: there, the recording was too poor to be smoothed.
 MAX_BANK_RAD, MAX_CLIMB_MPS, MAX_SPEED_MPS = 70.0 * DEG_RAD, 120.0, 500.0
 MIN_STEP_S = 0.1  # nearer rows make the smoother's equations singular
-_ROWS_AT_ONCE = 20_000
+_ROWS_AT_ONCE = 20_000  # smoothed together: some 100 MB
+_ROWS_TO_MEASURE = 300_000  # their errors are those of the rest
 _FIRST_CODE, _CODES = 0o0100, 4000
 
 
@@ -81,7 +82,7 @@ class RecordedTraffic:
         noise: Noise | None = None,
     ) -> None:
         _check(trajectories)
-        self.noise = noise or measured_noise(rows_of(trajectories))
+        self.noise = noise or measured_noise(rows_of(trajectories[:_ROWS_TO_MEASURE]))
         inside = (trajectories.time_s >= start_s - 60.0) & (trajectories.time_s <= start_s + duration_s + 60.0)
         kept = trajectories[inside]
         self._table = kept.replace(time_s=kept.time_s - start_s)
