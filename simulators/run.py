@@ -23,7 +23,7 @@ from ssrtrack.units import DEG_RAD
 
 # Work is done in blocks of this length whatever the chunks and workers are, so that these cannot change a single bit.
 BLOCK_S = 600.0
-HORIZON_S = 1800.0  # flights are planned in steps of this
+HORIZON_S = 3600.0  # flights are planned in steps of this
 _AHEAD_ROTATIONS = 2
 _FIRST_S = -1.1  # periods before the scenario at which its first rotation may begin
 Air = tuple[Paths, Fleet]
