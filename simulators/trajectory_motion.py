@@ -60,12 +60,13 @@ def frames(start: Start, counts: Ints, slot: tuple[Ints, Ints], s: Steps) -> tup
 
     forward, right, height = padded(s.forward_m, 0.0), padded(s.right_m, 0.0), padded(s.height_m, 0.0)
     cosines, sines = padded(np.cos(s.turn_rad), 1.0), padded(np.sin(s.turn_rad), 0.0)
-    x = np.empty((shape[0] + 1, 3, 3, shape[1]))
-    x[0] = _first(start)
+    x = np.empty((3, 3, shape[0] + 1, shape[1]))
+    x[:, :, 0] = _first(start)
     for k in range(shape[0]):
-        x[k + 1] = _moved(x[k], forward[k], right[k], height[k], cosines[k], sines[k])
+        _move(x[:, :, k], forward[k], right[k], height[k], cosines[k], sines[k], x[:, :, k + 1])
     index, flight = slot
-    return np.moveaxis(x[index, :, :, flight], 0, -1), np.moveaxis(x[index + 1, :, :, flight], 0, -1)
+    flat, begin = x.reshape(3, 3, -1), index * shape[1] + flight
+    return flat.take(begin, 2), flat.take(begin + shape[1], 2)
 
 
 def _first(start: Start) -> Floats:
@@ -77,8 +78,8 @@ def _first(start: Start) -> Floats:
     return np.stack([n, sx * east + cx * north, cx * east - sx * north])
 
 
-def _moved(x: Floats, forward: Floats, right: Floats, height: Floats, c: Floats, s: Floats) -> Floats:
-    """Frames (3, 3, F) after a step; the radii of curvature are those half way."""
+def _move(x: Floats, forward: Floats, right: Floats, height: Floats, c: Floats, s: Floats, out: Floats) -> None:
+    """Puts into `out` what a step makes of frames (3, 3, F); the radii of curvature are the means on the way."""
     nz, fz, rz = x[:, 2]
     # Half the way as an angle in latitude: with M to first order in the flattening.
     inverse = 0.5 / (height + A_M * (1.0 - E2) + (1.5 * A_M * E2) * (nz * nz))
@@ -87,28 +88,26 @@ def _moved(x: Floats, forward: Floats, right: Floats, height: Floats, c: Floats,
     shrunk = 1.0 - 1.5 * bend
     nz, fz, rz = shrunk * nz + half_f * fz + half_r * rz, shrunk * fz - half_f * nz, rz - half_r * nz
     nn, ff = nz * nz, fz * fz
-    # From half way to the mean on the way: of a cosine, and squares of a sine and a cosine.
-    mean, bend = 1.0 - 0.5 * bend, bend * (ff - nn)
+    # From half way to the mean on the way: squares of a sine and a cosine.
+    bend *= ff - nn
     w2 = 1.0 - E2 * (nn + bend)
     n = A_M / np.sqrt(w2)
     across = 1.0 / (n + height)
     # How much more the way to the north turns the frame than the same way to the east.
     more = (E2 / w2) * n * across / ((1.0 - E2) / w2 * n + height)
     a = forward * across + more * (forward * (ff - bend) + right * (rz * fz))
-    b = right * across + (more * rz) * (forward * fz * mean + right * rz)
+    b = right * across + (more * rz) * (forward * fz + right * rz)
     square = a * a + b * b
     versine = 0.5 - square * (1.0 / 24.0)
     sine = 1.0 - square * (1.0 / 6.0 - square * (1.0 / 120.0))
-    va, vb, a, b = versine * a, versine * b, sine * a, sine * b
     up, ahead, beside = x
-    # a and b now hold the sines, va and vb the versines over the angles.
-    f = ahead - a * up - (va * ahead + vb * beside) * (a / sine)
-    r = beside - b * up - (va * ahead + vb * beside) * (b / sine)
-    out = np.empty_like(x)
-    out[0] = up * (1.0 - versine * square) + a * ahead + b * beside
+    lean, tilt = sine * a, sine * b
+    bow = versine * (a * ahead + b * beside)
+    f = ahead - lean * up - a * bow
+    r = beside - tilt * up - b * bow
+    out[0] = up * (1.0 - versine * square) + lean * ahead + tilt * beside
     out[1] = c * f + s * r
     out[2] = c * r - s * f
-    return out
 
 
 @dataclass(frozen=True)
