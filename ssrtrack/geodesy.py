@@ -144,8 +144,9 @@ def slant_jacobian(enu_m: Any, site: tuple[Any, Any, Any]) -> Any:
     """∂(east, north) / ∂(slant range, azimuth, height), shape (..., 2, 3), at points from `slant_to_enu`.
 
     With u the local vertical at the target and h held: u·dp = dh gives dz, and g = √(r² − z²) gives the rest. Near
-    the zenith (ground range under 1 % of slant range) the ground range is held at that, so that the result is finite and
-    of full rank: a covariance with no width across would break every filter after it.
+    the zenith (ground range under 1 % of slant range) the ground range is held at that, so that the result is finite. A
+    plot there is one that range noise has put overhead: for the width across it is held at 25 %, as with none the
+    covariance would be singular, and with 1 % far too sure where the true, larger ground range makes metres of it.
     """
     xp = _xp(enu_m)
     east, north, z = enu_m[..., 0], enu_m[..., 1], enu_m[..., 2]
@@ -153,7 +154,7 @@ def slant_jacobian(enu_m: Any, site: tuple[Any, Any, Any]) -> Any:
     slant = xp.sqrt(ground**2 + z**2)
     azimuth = xp.arctan2(east, north)
     sin_az, cos_az = xp.sin(azimuth), xp.cos(azimuth)
-    held = xp.maximum(ground, 0.01 * slant + 1e-3)
+    held, width = xp.maximum(ground, 0.01 * slant + 1e-3), xp.maximum(ground, 0.25 * slant + 1e-3)
     up_e, up_n, up_u, _ = _local_up(enu_m, site)
     radial_up = up_e * sin_az + up_n * cos_az
     slope = up_u - (z / held) * radial_up
@@ -162,8 +163,8 @@ def slant_jacobian(enu_m: Any, site: tuple[Any, Any, Any]) -> Any:
     dz_da = -held * (up_e * cos_az - up_n * sin_az) / slope
     dz_dh = 1.0 / slope
     dg_dr, dg_da, dg_dh = (slant - z * dz_dr) / held, -z * dz_da / held, -z * dz_dh / held
-    d_east = xp.stack([dg_dr * sin_az, dg_da * sin_az + held * cos_az, dg_dh * sin_az], -1)
-    d_north = xp.stack([dg_dr * cos_az, dg_da * cos_az - held * sin_az, dg_dh * cos_az], -1)
+    d_east = xp.stack([dg_dr * sin_az, dg_da * sin_az + width * cos_az, dg_dh * sin_az], -1)
+    d_north = xp.stack([dg_dr * cos_az, dg_da * cos_az - width * sin_az, dg_dh * cos_az], -1)
     return xp.stack([d_east, d_north], -2)
 
 
