@@ -30,6 +30,7 @@ SAVE_S = 5.0  # between saved states: what a kill costs at most
 MOST_SKIPPED = 20  # steps in a row without a finite gradient
 LEAST_GAIN = 1e-5  # in the mean logarithm of the ratios: less is rounding
 VALIDATIONS = 20  # in a run, unless the recipe says how many steps lie between them
+MOST_SHARE = 0.1  # of the time of a run by minutes that validations may take
 
 
 class Flights(Protocol):
@@ -53,7 +54,8 @@ class Position:
     skipped: int = 0
     loss: float = float("nan")  # of the last step
     validated: int = -1  # step of the last validation
-    validated_s: float = 0.0
+    validated_s: float = 0.0  # when it began
+    went_on_s: float = 0.0  # and was over
     best: float = float("inf")
     best_step: int = -1
     since_best: int = 0  # validations
@@ -155,15 +157,15 @@ class Training:
         """
         recipe, report, begun, saved = self.recipe, None, monotonic() - self.at.seconds, monotonic()
         while True:
-            seconds, done = self._agreed(monotonic() - begun)
-            self.at.seconds = seconds
-            if self._validation_due(seconds, done):
+            self.at.seconds, done = self._agreed(monotonic() - begun)
+            if self._validation_due(self.at.seconds, done):
                 report = self._validate() or report
-                self.at.validated, self.at.validated_s = self.at.step, seconds
-                done = done or self._stopped()
+                self.at.validated, self.at.validated_s = self.at.step, self.at.seconds
+                self.at.went_on_s, done_now = self._agreed(monotonic() - begun)
+                done = done or done_now
             if done:
                 break
-            progress = recipe.progress(self.at.step, seconds)
+            progress = recipe.progress(self.at.step, self.at.seconds)
             self.at.loss = self._step(recipe.rate(progress, self.at.step))
             if self.ranks.leads:
                 self.watch.step(progress, self.at.loss)
@@ -190,7 +192,8 @@ class Training:
         recipe = self.recipe
         if recipe.validate_every or recipe.steps:
             return self.at.step % (recipe.validate_every or max(1, recipe.steps // VALIDATIONS)) == 0
-        return seconds >= self.at.validated_s + 60.0 * recipe.minutes / VALIDATIONS
+        took = self.at.went_on_s - self.at.validated_s
+        return seconds >= self.at.went_on_s + max(60.0 * recipe.minutes / VALIDATIONS, took * (1.0 / MOST_SHARE - 1.0))
 
     def _step(self, rate: float) -> float:
         """One step of the optimiser; returns the loss of the whole batch."""

@@ -8,6 +8,7 @@ from ssrtrack.errors import CheckpointError, TrainingError
 
 DTYPES = ("float32", "bf16")
 LAST_RATE = 0.02  # of the highest learning rate, at the end
+WARM_STEPS = 20  # the learning rate rises over these at least
 LEAST_WINDOW = 16
 
 
@@ -59,8 +60,8 @@ class Recipe:
 
     def rate(self, progress: float, step: int) -> float:
         """Learning rate at a point of the run."""
-        # The first step of a run by minutes has no progress to speak of; it may still move.
-        rising = max(progress, 1e-3 * (step + 1)) / self.warmup if self.warmup else 1.0
+        # A short run's share of warm-up is less than the optimiser needs to learn how large gradients are.
+        rising = min((step + 1) / WARM_STEPS, progress / self.warmup if self.warmup and step else 1.0)
         falling = LAST_RATE + (1.0 - LAST_RATE) * 0.5 * (1.0 + cos(pi * progress))
         return self.learning_rate * min(1.0, rising) * falling
 
