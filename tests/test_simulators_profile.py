@@ -132,6 +132,19 @@ def test_workers_and_chunks_change_no_bit():
         simulate(plan, 1, workers=0)
 
 
+def test_workers_find_an_empty_sky_as_it_is():
+    brief = (
+        "[[aircraft]]\nend_s = 100\nlatitude_deg = 50.2\nlongitude_deg = 10\nflight_level = 90\nspeed_kt = 200\n"
+        "track_deg = 0\n"
+    )
+    plan = scenario("rotation_period_s = 4\nfalse_plots = { per_scan = 1 }", flow=brief, duration=1900)
+    plots, truth = run(plan)
+    assert np.sum(plots.time_s > 700) > 200
+    more_plots, more_truth = run(plan, workers=2)
+    same(plots, more_plots)
+    same(truth, more_truth)
+
+
 def test_a_worker_that_dies_is_a_typed_error():
     parts = simulate(scenario(of_profile("spec"), duration=20_000), 1, workers=2)
     next(parts)
