@@ -82,27 +82,36 @@ def simulated_plots_per_s(name: str) -> float:
     return block(plan, TRAINING, 0, 0).plots / (time.process_time() - begin)
 
 
-def rows(scenarios: list[str], seeds: list[int], minutes: float, hours: float) -> Iterator[dict[str, Any]]:
+def rows(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row for each training."""
+    minutes = given.minutes
     with TemporaryDirectory() as folder:
         here = Path(folder)
-        for name in scenarios:
-            test_log(name, hours, here / f"{name}.h5")
+        for name in given.scenario:
+            test_log(name, given.test_hours, here / f"{name}.h5")
             if (off := untrained_off_by(here / f"{name}.h5", here / "untrained")) > 1e-5:
                 sys.exit(f"{name}: an untrained model is {off:.1e} off its base filter; nothing trained")
             speed = simulated_plots_per_s(name)
-            for seed in seeds:
+            for seed in given.seed:
                 run = here / f"{name}-{seed}"
-                recipe = Recipe(minutes=minutes, seed=seed)
+                recipe = Recipe(minutes=minutes, seed=seed, batch=given.batch)
                 told = Telling(line=lambda text, seed=seed: print(f"  seed {seed}: {text}", flush=True))  # type: ignore[misc]
                 begin = time.perf_counter()
-                train_koss(data_of(f"suite:{name}", [], []), recipe, run, device="cpu", telling=told)
+                train_koss(
+                    data_of(f"suite:{name}", [], []),
+                    recipe,
+                    run,
+                    device=given.device,
+                    workers=given.workers,
+                    telling=told,
+                )
                 seconds = time.perf_counter() - begin
                 steps = sum(1 for _ in (run / "steps.csv").open()) - 1
                 used = steps * recipe.batch * recipe.window / (60.0 * minutes)
                 yield {
                     "scenario": name, "seed": seed, "minutes": minutes, "seconds_in_all": round(seconds),
-                    "steps": steps, "threads": torch.get_num_threads(),
+                    "steps": steps, "batch": recipe.batch, "trained_on": given.device,
+                    "threads": torch.get_num_threads(),
                     "training_plots_per_s": round(used), "simulated_plots_per_s_of_a_core": round(speed),
                 } | scored(here / f"{name}.h5", run)  # fmt: skip
 
@@ -112,11 +121,14 @@ def main() -> None:
     parser.add_argument("--scenario", nargs="+", default=["tma-4s"], help="names in the suite")
     parser.add_argument("--seed", nargs="+", type=int, default=[1], help="a training for each")
     parser.add_argument("--minutes", type=float, default=4.5, help="of training; simulating and scoring come on top")
+    parser.add_argument("--batch", type=int, default=Recipe().batch, help="windows in a step")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--workers", type=int, default=1, help="processes that simulate ahead")
     parser.add_argument("--test-hours", type=float, default=1.0, help="of the test split that are scored")
     parser.add_argument("--output", type=Path, default=RESULTS / "train_koss_cpu.csv", help="CSV to write")
     given = parser.parse_args()
     out = []
-    for row in rows(given.scenario, given.seed, given.minutes, given.test_hours):
+    for row in rows(given):
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
         out.append(row | setting("numpy", "torch", "numba"))
     write_csv(given.output, out)

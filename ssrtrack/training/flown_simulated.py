@@ -1,8 +1,9 @@
 """Endless windows of simulated flights: batch k is a function of the scenario, the seed and k alone.
 
-The flights come from the simulator itself, not from a copy of it on the training device: whatever a scenario may say
-is then trained on exactly, and one core makes more plots in a second than a training step can use (see
-benchmarks/train_koss_cpu.py for both figures). Processes beside the training one simulate ahead.
+The flights come from the simulator itself, not from a second one written for the training device: whatever a scenario
+may say is then trained on exactly, today and when it may say more. Processes beside the training one simulate ahead.
+One core makes several times as many plots in a second as a small network's training uses on it, and a dozen cores
+several times as many as a GPU uses with the network's loop in plain torch: benchmarks/train_koss_cpu.py measures both.
 
 A batch is shared out over slots. Each slot follows its own sequence of blocks, a block being the whole scenario under
 a seed of its own, cut into windows and shuffled; it serves the next batches with as many windows as it holds. Which
