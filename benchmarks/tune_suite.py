@@ -80,7 +80,8 @@ def main() -> None:
         rows += rows_of("imm", variant, "tuned on all", joint.after, found.validation, joint)
         if asked.ship:
             ship(shipped, joint, found)
-        for k in range(0 if asked.joint_only else len(scenarios)):
+    for variant in () if asked.joint_only else VARIANT_NAMES:
+        for k in range(len(scenarios)):
             one = tuned("imm", variant, alone(found, k))
             rows += rows_of("imm", variant, "tuned on this", one.after, alone(found, k).validation, one)
     for name in filter(None, asked.estimators.split(",")):
