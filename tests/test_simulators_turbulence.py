@@ -1,4 +1,4 @@
-"""Gusts against the spectra, scales and intensities of MIL-F-8785C, and what an aircraft that is steered makes of them."""
+"""Gusts against spectra, scales and intensities of MIL-F-8785C, and what an aircraft that is steered makes of them."""
 
 import numpy as np
 import pytest
