@@ -12,7 +12,7 @@ from ssrtrack.geodesy import wrapped_angle
 from ssrtrack.simulators.replay_noise import measured_noise
 from ssrtrack.simulators.replay_paths import to_paths
 from ssrtrack.simulators.replay_smooth import Ints, Noise, States, rows_of, smooth
-from ssrtrack.simulators.traffic import MIN_FLIGHT_S, Fleet, made_up_callsign
+from ssrtrack.simulators.traffic import MIN_FLIGHT_S, SPECIAL_CODES, Fleet, made_up_callsign
 from ssrtrack.simulators.trajectory import Paths
 from ssrtrack.units import DEG_RAD, KT_MPS
 
@@ -23,7 +23,7 @@ MAX_BANK_RAD, MAX_CLIMB_MPS, MAX_SPEED_MPS = 70.0 * DEG_RAD, 120.0, 500.0
 MIN_STEP_S = 0.1  # nearer rows make the smoother's equations singular
 _ROWS_AT_ONCE = 20_000  # smoothed together: some 100 MB
 _ROWS_TO_MEASURE = 300_000  # their errors are those of the rest
-_FIRST_CODE, _CODES = 0o0100, 4000
+_CODES = np.array(sorted(set(range(4096)) - SPECIAL_CODES))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ class RecordedTraffic:
         self._first, self._count = _flights(self._table.flight_id)
         begin, end = self._table.time_s[self._first], self._table.time_s[self._first + self._count - 1]
         long = np.minimum(end, self._duration_s) - np.maximum(begin, 0.0) >= MIN_FLIGHT_S
-        self._waiting = np.flatnonzero(long & (self._count >= 2))
+        heights = np.add.reduceat(np.isfinite(self._table.altitude_m).astype(int), self._first) if len(begin) else 0
+        self._waiting = np.flatnonzero(long & (self._count >= 2) & (heights >= 2))
         self._begin_s = begin
         self._tally = _Tally()
 
@@ -159,7 +160,7 @@ def _fleet(table: Trajectories, rows: Ints) -> Fleet:
     """Identities of flights from their first rows; who reports a position answers Mode S."""
     ids = table.flight_id[rows].astype(np.int64)
     who = np.stack([np.full(len(ids), RECORDED), ids, np.zeros_like(ids)], 1)
-    made_up = _FIRST_CODE + (ids * 1543) % _CODES
+    made_up = _CODES[(ids * 1543) % len(_CODES)]
     callsign = np.array([made_up_callsign(int(i)) for i in ids], "S8")
     return Fleet(
         truth_id=ids,

@@ -37,9 +37,8 @@ class Noise:
     jerk_psd_m2ps5: tuple[float, float, float] = (0.03, 0.03, 0.0075)
     measurement_dof: float = 4.0
     jerk_dof: float = 2.0
-    loosest: float = (
-        60.0  # factor that the jerk's tails may raise its PSD by: a hard roll-in, not a bend to a stray row
-    )
+    # Factor that the jerk's tails may raise its PSD by: enough for a hard roll-in, too little to bend to a stray row.
+    loosest: float = 60.0
     iterations: int = 10
 
 

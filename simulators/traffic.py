@@ -21,7 +21,7 @@ MIN_FLIGHT_S = 1.0
 # What a random stream is for: the first word of its spawn key.
 TRAFFIC, TURBULENCE = range(2)
 # Emergency and conspicuity codes that no simulated flight is given.
-_SPECIAL_CODES = {0o0000, 0o1000, 0o2000, 0o7000, 0o7500, 0o7600, 0o7700, 0o7777}
+SPECIAL_CODES = {0o0000, 0o1000, 0o2000, 0o7000, 0o7500, 0o7600, 0o7700, 0o7777}
 _FIRST_ADDRESS, _ADDRESSES = 0xD00000, 1 << 20  # a block that ICAO has given to no State (Annex 10 III, table 9-1)
 
 
@@ -64,7 +64,7 @@ class Traffic:
             scenario.truth_step_s,
             scenario.gusts,
         )
-        used = {int(a.mode3a, 8) for a in scenario.aircraft if a.mode3a} | _SPECIAL_CODES
+        used = {int(a.mode3a, 8) for a in scenario.aircraft if a.mode3a} | SPECIAL_CODES
         # An odd multiplier permutes the codes, so that neighbours in number are not neighbours in code.
         self._codes = np.array(sorted((c for c in range(4096) if c not in used), key=lambda c: c * 1543 % 4096))
         self._scripts = list(range(len(scenario.aircraft)))

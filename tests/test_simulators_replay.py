@@ -19,7 +19,7 @@ from ssrtrack.simulators.replay_paths import hysteresis
 from ssrtrack.simulators.replay_scenario import centre, with_truth
 from ssrtrack.simulators.replay_smooth import Noise, rows_of, smooth
 from ssrtrack.simulators.scenario import parse_scenario, simulate
-from ssrtrack.simulators.traffic import Traffic
+from ssrtrack.simulators.traffic import SPECIAL_CODES, Traffic
 from ssrtrack.units import FPM_MPS, FT_M, KT_MPS, NM_M
 
 EPOCH = datetime(2025, 3, 1, 8, tzinfo=UTC)
@@ -251,6 +251,24 @@ def test_an_unknown_altitude_lies_between_its_neighbours():
     off = np.linalg.norm(full.position_m - holed.position_m, axis=0)
     assert off[5:25].max() < 1.0
     assert off.max() < 60.0  # beyond the first and last altitude there is only smoothness
+
+
+def test_a_flight_without_altitudes_is_not_flown(flown, tmp_path):
+    table = table_of(recorded(flown), tmp_path)
+    altitude = table.altitude_m.copy()
+    altitude[table.flight_id == 3] = np.nan
+    _, fleet = RecordedTraffic(table.replace(altitude_m=altitude)).until(np.inf)
+    assert 3 not in fleet.truth_id and {2, 4} <= set(fleet.truth_id)
+
+
+def test_made_up_codes_are_no_emergencies(flown, tmp_path):
+    table = table_of(recorded(flown), tmp_path)
+    _, fleet = RecordedTraffic(table.replace(mode3a=np.full(len(table), -1))).until(np.inf)
+    assert len(set(fleet.mode3a)) == len(fleet.mode3a)
+    assert not set(fleet.mode3a.tolist()) & SPECIAL_CODES
+    given = np.where(table.flight_id == 3, 0o4321, -1)
+    _, fleet = RecordedTraffic(table.replace(mode3a=given)).until(np.inf)
+    assert fleet.mode3a[fleet.truth_id == 3] == 0o4321
 
 
 def test_flights_are_given_once_and_in_time(flown, tmp_path):
