@@ -146,7 +146,7 @@ def working(spec: RadarSpec, seed: int, radar_id: int, time_s: Floats) -> Mask:
 
 @lru_cache(maxsize=256)
 def _failures(seed: int, radar_id: int, per_hour: float, mean_s: float, hour: int) -> list[tuple[float, float]]:
-    """Begin and end of the failures that begin in an hour of the scenario, from hour −12 on, as they may last so long."""
+    """Begin and end of the failures that begin in an hour of the scenario, from −12 on, as they may last that long."""
     rng = generator(seed, "failures", radar_id, hour)
     begin = _HOUR_S * (hour + rng.random(rng.poisson(per_hour)))
     length = np.minimum(rng.exponential(mean_s, len(begin)), LONGEST_FAILURE_S)
