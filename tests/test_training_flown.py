@@ -1,12 +1,17 @@
 """Endless windows of simulated flights: the same flights as in `evaluate`, and each batch always the same."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ssrtrack.errors import ScenarioError
+from ssrtrack.errors import ScenarioError, TrainingError
 from ssrtrack.io.hdf5 import LogWriter, Provenance
 from ssrtrack.scoring.evaluate import evaluate
 from ssrtrack.scoring.gather import SIGMA_HEIGHT_M as SCORING_SIGMA_HEIGHT_M
@@ -113,6 +118,50 @@ def test_what_cannot_be_trained_on_is_refused() -> None:
     blind = replace(scenario().radar[0], coverage=replace(scenario().radar[0].coverage, max_range_nm=1.0))
     with pytest.raises(ScenarioError, match="no flight has 12 plots"):
         held_out_flights(Endless(scenario(radar=(blind,)), 1, 8, 40), 8)
+
+
+ORPHAN = """
+from ssrtrack.training.flown_simulated import simulated_flights
+from tests.training_fixture import plan
+if __name__ == "__main__":
+    with simulated_flights(plan(), workers=1) as flights:
+        flights.windows(0)
+        print(*flights._pool._processes, flush=True)
+        input()
+"""
+
+
+def test_a_simulating_process_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(ORPHAN)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, env=environment, text=True, **pipes) as parent:  # type: ignore[call-overload]
+        worker = int(parent.stdout.readline())
+        assert _runs(worker)
+        parent.kill()
+    for _ in range(1000):
+        if not _runs(worker):
+            return
+        time.sleep(0.02)
+    os.kill(worker, signal.SIGKILL)
+    pytest.fail("it goes on without its parent")
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_a_simulating_process_that_is_killed_is_named() -> None:
+    with simulated_flights(plan(), workers=1) as flights:
+        assert flights._pool is not None
+        for process in list(flights._pool._processes):
+            os.kill(process, signal.SIGKILL)
+        with pytest.raises(TrainingError, match=r"was killed.*--resume"):
+            for k in range(0, 4000, 50):
+                flights.windows(k)
 
 
 def test_interval_of_a_ratio_is_that_of_flights() -> None:

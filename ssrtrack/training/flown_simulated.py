@@ -11,17 +11,19 @@ process works on which slots does not change a batch, so neither a restart nor a
 """
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 import numpy as np
 
-from ssrtrack.errors import ScenarioError
+from ssrtrack.errors import ScenarioError, TrainingError
 from ssrtrack.simulators.scenario import radars, simulate
 from ssrtrack.simulators.schema import Scenario
 from ssrtrack.training.flown_windows import MIN_PLOTS, Windows, windows_of
@@ -114,17 +116,30 @@ class SimulatedFlights:
         return Windows.concat(parts)
 
     def _block(self, slot: int, number: int) -> Windows:
-        return self._submit(slot, number).result()
+        with _killed_is_named():
+            return self._submit(slot, number).result()
 
     def _submit(self, slot: int, number: int) -> "Future[Windows]":
         key = slot, number
         if key not in self._blocks:
             if self._pool is not None:
-                self._blocks[key] = self._pool.submit(block, self._plan, TRAINING, slot, number)
+                with _killed_is_named():
+                    self._blocks[key] = self._pool.submit(block, self._plan, TRAINING, slot, number)
             else:
                 self._blocks[key] = Future()
                 self._blocks[key].set_result(block(self._plan, TRAINING, slot, number))
         return self._blocks[key]
+
+
+@contextmanager
+def _killed_is_named() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a process that simulates for the training was killed (the system does that when memory runs out); "
+            "go on with --resume, with fewer --workers or 0"
+        ) from error
 
 
 @contextmanager
@@ -146,7 +161,8 @@ def simulated_flights(plan: Endless, rank: int = 0, world: int = 1, workers: int
 
 
 def _end_with(parent: int) -> None:
-    """Ends this worker when its parent is killed: nothing else would tell it."""
+    """Ends this worker when its parent is killed: nothing else would tell it. A Ctrl-C is the parent's to answer."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
