@@ -10,6 +10,8 @@ the objectives and the methods of search on the joint problem.
 """
 
 import argparse
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -106,7 +108,7 @@ def ship(name: str, joint: Tuning, found: Flights) -> None:
         description=DESCRIPTION,
         software=ssrtrack.__version__,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        command="python benchmarks/tune_suite.py --ship",
+        command=shlex.join(["python", *sys.argv]),
     )
     write_tuned(TUNED[name], tuned)
     print(f"written: {TUNED[name]}")

@@ -111,7 +111,7 @@ plain = st.one_of(st.integers(-(2**60), 2**60), st.floats(allow_nan=False), st.t
 keys = st.text("abcdefgh_0123456789", min_size=1, max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     parameters=st.dictionaries(keys, values, min_size=1, max_size=4),
     description=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),

@@ -92,7 +92,10 @@ def test_other_logs_are_not_taken_for_it(tables: tuple[Plots, Truth], tmp_path: 
         "other flights": write(tmp_path / "a.h5", plots_table(position, rng), truth_table(position, velocity)),
         "the same flights a day later": write(
             tmp_path / "b.h5",
-            plots.replace(range_m=plots.range_m + rng.normal(0.0, 50.0, len(plots))),
+            plots.replace(
+                range_m=plots.range_m + rng.normal(0.0, 50.0, len(plots)),
+                azimuth_rad=(plots.azimuth_rad + rng.normal(0.0, 1e-3, len(plots))) % (2.0 * np.pi),
+            ),
             truth,
             epoch=EPOCH + timedelta(days=1),
         ),
