@@ -19,7 +19,7 @@ FAST = {"reassoc", "contract"}
 
 
 def forward(
-    x: Array, E: Array, read: Array, bias: Array, w1: Array, b1: Array, w2: Array, start: Array, threads: int
+    x: Array, E: Array, read: Array, bias: Array, w1: Array, b1: Array, w2: Array, start: Array, *, threads: int
 ) -> tuple[Array, Array, Array, Array]:
     """y, the states (T + 1, N, H, B, C) with `start` first, hidden and K (T, H, B, C), for E = exp(Δ A)."""
     history = np.empty((x.shape[0] + 1, *start.shape), x.dtype)
@@ -43,6 +43,7 @@ def backward(
     gain: Array,
     gy: Array,
     g_final: Array,
+    *,
     threads: int,
 ) -> tuple[Array, ...]:
     """∂L/∂x, Δ, A, c, z, then s and ∂L/∂hidden (T, H, B, C) for the weights' gradients, and ∂L/∂start."""

@@ -50,7 +50,8 @@ def koss_scan(
     arguments = [a.contiguous() for a in (x, delta, rate, read, bias, w1, b1, w2, start)]
     if torch.is_grad_enabled() and any(a.requires_grad for a in arguments):
         compiled = x.device.type == "cpu" and x.numel() >= COMPILED_FROM
-        y, final = (_Fused if compiled else _Scan).apply(*arguments)
+        way: Any = _Fused if compiled else _Scan
+        y, final = way.apply(*arguments)
         return y, final
     y, history, _, _ = _forward(*arguments, keep=False)
     return y, history[-1]
@@ -66,6 +67,7 @@ def _forward(
     b1: Tensor,
     w2: Tensor,
     start: Tensor,
+    *,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """y, the states (T + 1, N, H, B, C) with `start` first, or only the last one, and for backward hidden and K."""
@@ -100,7 +102,7 @@ class _Fused(torch.autograd.Function):
     """The same on a CPU's cores, compiled (`koss_numba`)."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, *arguments: Tensor) -> tuple[Tensor, Tensor]:
         from ssrtrack.models import koss_numba
 
         x, delta, rate, read, bias, w1, b1, w2, start = (a.detach() for a in arguments)
@@ -112,8 +114,8 @@ class _Fused(torch.autograd.Function):
         return y, history[-1].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gy: Tensor, g_final: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor, g_final: Tensor) -> tuple[Tensor, ...]:
         from ssrtrack.models import koss_numba
 
         plain = [v.contiguous().numpy() for v in (*ctx.saved_tensors, gy, g_final)]
@@ -135,15 +137,15 @@ class _Scan(torch.autograd.Function):
     """The scan with its gradient by hand (formulas b1 to b5 of the note on the fused kernel, one step a segment)."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, *arguments: Tensor) -> tuple[Tensor, Tensor]:
         y, history, hidden, gain = _forward(*arguments, keep=True)
         x, delta, rate, read, _, w1, _, w2, _ = arguments
         ctx.save_for_backward(x, delta, rate, read, w1, w2, history, hidden, gain)
         return y, history[-1].clone()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gy: Tensor, g_final: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, gy: Tensor, g_final: Tensor) -> tuple[Tensor, ...]:
         x, delta, rate, read, w1, w2, history, hidden, gain = ctx.saved_tensors
         carry = g_final.clone()
         w1t, w2t = w1.transpose(1, 2), w2.transpose(1, 2)
