@@ -28,7 +28,8 @@ from ssrtrack.scoring.evaluate import evaluate
 from ssrtrack.simulators.scenario import radars, simulate
 from ssrtrack.simulators.suite import load_suite
 from ssrtrack.training.flown_simulated import TRAINING, Endless, block
-from ssrtrack.training.loop_koss import data_of, train_koss
+from ssrtrack.training.loop_data import data_of
+from ssrtrack.training.loop_koss import train_koss
 from ssrtrack.training.loop_model import new_model
 from ssrtrack.training.loop_recipe import Recipe
 from ssrtrack.training.loop_telling import Telling

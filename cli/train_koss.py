@@ -30,12 +30,15 @@ def koss(
     steps: Annotated[int, typer.Option(help="Steps to train, instead of minutes: repeatable to the bit.", min=0)] = 0,
     batch: Annotated[int, typer.Option(help="Windows in a step, over all processes.", min=1)] = 64,
     window: Annotated[int, typer.Option(help="Plots in a window.")] = 100,
-    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
+    learning_rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 8e-3,
     seed: Annotated[int, typer.Option(help="Seed of flights and weights.", min=0)] = 1,
     validate_every: Annotated[int, typer.Option(help="Steps between validations; 0: twenty in a run.", min=0)] = 0,
     patience: Annotated[int, typer.Option(help="Validations without a new best until it stops; 0: never.", min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, or bf16 for the network's products.")] = "float32",
+    flights: Annotated[
+        str, typer.Option(help="Who makes a scenario's flights: simulator, device (the training's), or auto.")
+    ] = "auto",
     workers: Annotated[int, typer.Option(help="Processes that simulate ahead.", min=0)] = 1,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write a TensorBoard log into the run.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in the folder.")] = False,
@@ -45,7 +48,8 @@ def koss(
     Under torchrun every process takes its part of each batch.
     """
     from ssrtrack.cli.common import command_line, now_utc, progress_bar
-    from ssrtrack.training.loop_koss import data_of, resume_koss, train_koss
+    from ssrtrack.training.loop_data import data_of
+    from ssrtrack.training.loop_koss import resume_koss, train_koss
     from ssrtrack.training.loop_recipe import Recipe
     from ssrtrack.training.loop_telling import Telling, tensorboard_scalars
 
@@ -66,7 +70,7 @@ def koss(
                 learning_rate=learning_rate, dtype=dtype, seed=seed, validate_every=validate_every, patience=patience,
             )  # fmt: skip
             outcome = train_koss(
-                data_of(scenario, logs or [], validation or []), recipe, output, force=force, device=device,
+                data_of(scenario, logs or [], validation or [], flights), recipe, output, force=force, device=device,
                 workers=workers, telling=telling, command=command_line(), created=now_utc(),
             )  # fmt: skip
     if outcome.summary:

@@ -14,7 +14,7 @@ from ssrtrack.errors import CheckpointError, EstimatorError, ScenarioError, Ssrt
 from ssrtrack.io.hdf5 import LogWriter, Provenance
 from ssrtrack.scoring.evaluate import evaluate
 from ssrtrack.simulators.scenario import radars, simulate
-from ssrtrack.training import loop_koss
+from ssrtrack.training import loop_data
 from tests.training_fixture import TEXT, scenario
 
 APP = typer.Typer()
@@ -24,8 +24,8 @@ QUICK = ["--steps", "3", "--batch", "4", "--window", "30", "--size", "tiny", "--
 
 @pytest.fixture(autouse=True)
 def few_held_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(loop_koss, "HELD_OUT", 12)
-    monkeypatch.setattr(loop_koss, "HELD_OUT_PLOTS", 40)
+    monkeypatch.setattr(loop_data, "HELD_OUT", 12)
+    monkeypatch.setattr(loop_data, "HELD_OUT_PLOTS", 40)
     yield
 
 
@@ -46,6 +46,11 @@ def log(path: Path, seed: int) -> Path:
             writer.append_plots(plots)
             writer.append_truth(truth)
     return path
+
+
+def two_radars(folder: Path) -> None:
+    second = TEXT[TEXT.index("[[radar]]") : TEXT.index("[[traffic]]")].replace('"A"', '"B"').replace("48.1", "48.4")
+    (folder / "two.toml").write_text(TEXT + second)
 
 
 def call(*arguments: str) -> str:
@@ -99,6 +104,8 @@ def test_a_finished_run_is_resumed_to_the_same_end(folder: Path) -> None:
         (["-s", "small.toml", "-b", "nothing"], EstimatorError, "no estimator 'nothing'"),
         (["-s", "small.toml", "-b", "ekf"], EstimatorError, "must observe converted positions"),
         (["-s", "small.toml", "-b", "alpha-beta"], TrainingError, "no Kalman filter"),
+        (["-s", "small.toml", "--flights", "birds"], TrainingError, "flights from 'birds'"),
+        (["-s", "two.toml", "--flights", "device"], ScenarioError, "2 radars see it"),
         (["-s", "small.toml", "--size", "huge"], TrainingError, "size is 'huge'"),
         (["-s", "small.toml", "--device", "tpu"], TrainingError, "device is 'tpu'"),
         (["-s", "small.toml", "--dtype", "int8"], TrainingError, "dtype is 'int8'"),
@@ -109,9 +116,10 @@ def test_a_finished_run_is_resumed_to_the_same_end(folder: Path) -> None:
 def test_what_cannot_be_done_is_refused_before_anything_is_written(
     folder: Path, arguments: list[str], error: type[SsrtrackError], named: str
 ) -> None:
+    two_radars(folder)
     with pytest.raises(error, match=named):
         CliRunner().invoke(APP, [*arguments, "--workers", "0"], catch_exceptions=False)
-    assert sorted(p.name for p in folder.iterdir()) == ["small.toml"]
+    assert sorted(p.name for p in folder.iterdir()) == ["small.toml", "two.toml"]
 
 
 def test_a_run_is_neither_replaced_nor_changed_unasked(folder: Path) -> None:
@@ -144,6 +152,16 @@ def test_tensorboard_that_is_missing_is_named(folder: Path, monkeypatch: pytest.
 
 
 def test_several_radars_train_together(folder: Path) -> None:
-    second = TEXT[TEXT.index("[[radar]]") : TEXT.index("[[traffic]]")].replace('"A"', '"B"').replace("48.1", "48.4")
-    (folder / "two.toml").write_text(TEXT + second)
+    two_radars(folder)
     assert "On held-out flights" in call("-s", "two.toml", "-o", "run", *QUICK)
+
+
+def test_flights_made_on_the_device_train(folder: Path) -> None:
+    (folder / "clutter.toml").write_text(TEXT.replace("outliers =", "false_plots = { per_scan = 1.0 }\noutliers ="))
+    said = call("-s", "clutter.toml", "-o", "run", "--flights", "device", *QUICK)
+    assert "made on the device, without false_plots" in said and "On held-out flights" in said
+    assert json.loads((folder / "run" / "config.json").read_text())["data"]["source"] == "device"
+    before = (folder / "run" / "steps.csv").read_text()
+    (folder / "run" / "last.safetensors").unlink()  # as if it had been killed at once
+    call("--resume", "run", "--workers", "0")
+    assert (folder / "run" / "steps.csv").read_text() == before

@@ -20,12 +20,13 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import torch
-from ssrtrack.training import loop_koss
-from ssrtrack.training.loop_koss import data_of, train_koss
+from ssrtrack.training import loop_data
+from ssrtrack.training.loop_data import data_of
+from ssrtrack.training.loop_koss import train_koss
 from ssrtrack.training.loop_recipe import Recipe
 from ssrtrack.training.loop_telling import Telling
 torch.set_num_threads(1)
-loop_koss.HELD_OUT, loop_koss.HELD_OUT_PLOTS = 16, 60
+loop_data.HELD_OUT, loop_data.HELD_OUT_PLOTS = 16, 60
 scenario, output = sys.argv[1], Path(sys.argv[2])
 recipe = Recipe(size="tiny", base="imm3", steps=8, batch=8, window=40, validate_every=4)
 telling = Telling(line=lambda text: print("line", text, flush=True))

@@ -82,8 +82,7 @@ class LoggedFlights:
             raise TrainingError(
                 f"{world} processes cannot share a batch of {batch} windows; give a multiple of {world}"
             )
-        self.sample = self._all = windows  # the same in every process
-        self._seed, self._batch = seed, batch
+        self._all, self._seed, self._batch = windows, seed, batch
         self._mine = slice(rank * batch // world, (rank + 1) * batch // world)
 
     def windows(self, k: int) -> Windows:

@@ -1,9 +1,8 @@
 """Endless windows of simulated flights: batch k is a function of the scenario, the seed and k alone.
 
-The flights come from the simulator itself, not from a second one written for the training device: whatever a scenario
-may say is then trained on exactly, today and when it may say more. Processes beside the training one simulate ahead.
-One core makes several times as many plots in a second as a small network's training uses on it, and a dozen cores
-several times as many as a GPU uses with the network's loop in plain torch: benchmarks/train_koss_cpu.py measures both.
+The flights come from the simulator itself, so that whatever a scenario may say is trained on exactly. Processes beside
+the training one simulate ahead: one core makes several times as many plots in a second as a small network's training
+uses on it (benchmarks/train_koss_cpu.py measures both). For GPUs with few cores beside them there is `device_sampler`.
 
 A batch is shared out over slots. Each slot follows its own sequence of blocks, a block being the whole scenario under
 a seed of its own, cut into windows and shuffled; it serves the next batches with as many windows as it holds. Which
@@ -97,9 +96,8 @@ class SimulatedFlights:
         self._slots = range(rank * share, (rank + 1) * share)
         self._rows = plan.batch // plan.slots
         self._blocks: dict[tuple[int, int], Future[Windows]] = {}
-        self.sample = self._block(0, 0)  # the same in every process
         # Every slot goes over to its next block at the same batch: after as many as the first block of all can serve.
-        self._serves = max(1, len(self.sample) // self._rows)
+        self._serves = max(1, len(self._block(0, 0)) // self._rows)
 
     def windows(self, k: int) -> Windows:
         """This process's windows of batch k."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from ssrtrack.errors import TrainingError
 from ssrtrack.filters.bank import Bank
-from ssrtrack.models.residual_inputs import base_history
+from ssrtrack.models.residual_inputs import Flown, base_history
 from ssrtrack.training.distributed import Ranks
 from ssrtrack.training.flown_tensors import to_flown
 from ssrtrack.training.flown_windows import Windows
@@ -34,15 +34,10 @@ MOST_SHARE = 0.1  # of the time of a run by minutes that validations may take
 
 
 class Flights(Protocol):
-    """Where batches come from: `windows(k)` is this process's part of batch k, always the same.
+    """Where batches come from: `windows(k)` is this process's part of batch k, always the same."""
 
-    sample: some windows, the same in every process, from which to learn what the flights are like.
-    """
-
-    sample: Windows
-
-    def windows(self, k: int) -> Windows:
-        """Part of batch k."""
+    def windows(self, k: int) -> Windows | Flown:
+        """Part of batch k; a Flown is on the training device."""
 
 
 @dataclass
@@ -197,7 +192,8 @@ class Training:
 
     def _step(self, rate: float) -> float:
         """One step of the optimiser; returns the loss of the whole batch."""
-        flown = to_flown(self.flights.windows(self.at.step), self.ranks.device)
+        batch = self.flights.windows(self.at.step)
+        flown = batch if isinstance(batch, Flown) else to_flown(batch, self.ranks.device)
         base = base_history(self.bank, flown)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -30,7 +30,7 @@ class Recipe:
     minutes: float = 5.0
     batch: int = 64
     window: int = 100
-    learning_rate: float = 3e-3
+    learning_rate: float = 8e-3
     warmup: float = 0.05
     weight_decay: float = 0.01
     clip: float = 1.0

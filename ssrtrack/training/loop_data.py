@@ -1,0 +1,167 @@
+"""What a learned tracker is trained on: a scenario or logs, who makes the flights, and which are held out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssrtrack.errors import CheckpointError, ScenarioError, TrainingError
+from ssrtrack.io.hdf5 import LogReader
+from ssrtrack.models.load import sources_of_tracker
+from ssrtrack.models.provenance import Sources, sources_of
+from ssrtrack.simulators.scenario import load_scenario, parse_scenario
+from ssrtrack.simulators.schema import Scenario
+from ssrtrack.simulators.suite import is_suite, load_suite
+from ssrtrack.training.dataset import LoggedFlights, read_flights, split_by_flight
+from ssrtrack.training.device_radar import left_out
+from ssrtrack.training.device_sampler import device_flights, not_on_device
+from ssrtrack.training.distributed import Ranks
+from ssrtrack.training.flown_simulated import Endless, held_out_flights, simulated_flights
+from ssrtrack.training.flown_windows import Windows
+from ssrtrack.training.loop import Flights
+from ssrtrack.training.loop_recipe import Recipe
+
+SOURCES = ("auto", "simulator", "device")
+HELD_OUT = 256  # windows of validation
+HELD_OUT_PLOTS = 200  # in each of them: longer than a training window, as flights in `evaluate` are
+HELD_OUT_SHARE = 0.1  # of the flights of logs, where no others are named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What to train on: a scenario, simulated without end, or logs. validation: logs of held-out flights, if any.
+
+    source: what makes a scenario's flights, one of SOURCES.
+    """
+
+    scenario: Scenario | None = None
+    suite: str = ""  # suite:NAME, if the scenario is one of the suite
+    source: str = "auto"
+    logs: tuple[str, ...] = ()
+    validation: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: with the scenario's text, so that a changed file does not change a resumed run."""
+        s = self.scenario
+        scenario = {} if s is None else {"name": s.name, "text": s.text}
+        files = {"logs": self.logs, "validation": self.validation}
+        return {"scenario": scenario, "suite": self.suite, "source": self.source} | files
+
+    @staticmethod
+    def from_dict(values: Any) -> "Data":
+        """From what JSON had.
+
+        Raises:
+            CheckpointError: keys are missing. ScenarioError: the scenario's text is damaged.
+        """
+        try:
+            text, name = values["scenario"].get("text"), values["scenario"].get("name", "")
+            scenario = parse_scenario(text, name, "the run's scenario") if text is not None else None
+            logs, validation = (tuple(map(str, values[key])) for key in ("logs", "validation"))
+            source, suite = str(values["source"]), str(values["suite"])
+            return Data(scenario=scenario, suite=suite, source=source, logs=logs, validation=validation)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"the run's data are damaged ({error!r}); begin the run anew") from error
+
+
+def data_of(scenario: str, logs: list[Path], validation: list[Path], source: str = "auto") -> Data:
+    """What the caller names, checked.
+
+    Raises:
+        TrainingError: neither a scenario nor logs, or both, or no such source. ScenarioError: no such scenario.
+    """
+    if source not in SOURCES:
+        raise TrainingError(f"flights from {source!r}, expected one of {', '.join(SOURCES)}")
+    if bool(scenario) == bool(logs):
+        raise TrainingError("give either a scenario to simulate (-s) or logs (-l) to train on")
+    files = tuple(str(p.absolute()) for p in validation)
+    if logs:
+        return Data(logs=tuple(str(p.absolute()) for p in logs), validation=files)
+    if is_suite(scenario):
+        return Data(scenario=load_suite(scenario, "train")[0], suite=scenario, source=source, validation=files)
+    return Data(scenario=load_scenario(scenario), source=source, validation=files)
+
+
+def chosen_source(data: Data, device: torch.device) -> tuple[str, str]:
+    """What makes the flights, with "auto" decided, and what a reader should know of that; both may be empty.
+
+    On a GPU they are made there if they can: it would wait for a processor of few cores. Elsewhere the simulator makes
+    them, whatever the scenario says.
+
+    Raises:
+        ScenarioError: they are asked of the device, and cannot be made there.
+    """
+    if data.scenario is None:
+        return "", ""
+    reason = not_on_device(data.scenario)
+    if data.source == "simulator" or (data.source == "auto" and device.type == "cpu"):
+        return "simulator", ""
+    if reason and data.source == "device":
+        raise ScenarioError(
+            f"{data.scenario.name}: cannot be made on the training device: {reason}; use --flights simulator"
+        )
+    if reason:
+        return "simulator", f"Flights come from the simulator on the CPU, not from the training device: {reason}."
+    without = ", ".join(left_out(data.scenario.radar[0]))
+    return "device", f"Flights to train on are made on the device, without {without}." if without else ""
+
+
+@contextmanager
+def flights_of(data: Data, recipe: Recipe, here: Ranks, workers: int) -> Iterator[tuple[Flights, Windows]]:
+    """Where batches come from, and the held-out windows.
+
+    Raises:
+        TrainingError, ScenarioError, LogError, EstimatorError: there is nothing to train on.
+    """
+    if data.scenario is None:
+        windows = read_flights(data.logs, recipe.window)
+        if data.validation:
+            held = read_flights(data.validation, HELD_OUT_PLOTS)
+        else:
+            windows, held = split_by_flight(windows, HELD_OUT_SHARE, recipe.seed)
+        yield LoggedFlights(windows, recipe.seed, recipe.batch, here.rank, here.world), _some(held, recipe.seed)
+        return
+    plan = Endless(data.scenario, recipe.seed, recipe.batch, recipe.window)
+    held = _held_out(data, data.scenario, replace(plan, length=HELD_OUT_PLOTS))
+    if data.source == "device":
+        place = (here.device, here.rank, here.world)
+        with device_flights(data.scenario, recipe.seed, recipe.batch, recipe.window, *place) as flights:
+            yield flights, held
+    else:
+        with simulated_flights(plan, here.rank, here.world, workers) as flights:
+            yield flights, held
+
+
+def _held_out(data: Data, scenario: Scenario, plan: Endless) -> Windows:
+    """The simulator makes them, also where the training's come from elsewhere."""
+    if data.validation:
+        return _some(read_flights(data.validation, plan.length), plan.seed)
+    if data.suite:
+        scenario, seed = load_suite(data.suite, "validation")
+        return held_out_flights(replace(plan, scenario=scenario), HELD_OUT, seed)
+    return held_out_flights(plan, HELD_OUT)
+
+
+def _some(windows: Windows, seed: int) -> Windows:
+    """HELD_OUT of the windows, drawn by the seed."""
+    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).permutation(len(windows))
+    return windows.take(np.sort(order[:HELD_OUT]))
+
+
+def sources_trained_on(data: Data, recipe: Recipe) -> Sources:
+    """What the tracker learned from, its base filter included."""
+    if data.scenario is not None:
+        # No seed under which `simulate` would fly the same: those of the blocks are derived from it.
+        name = data.suite or data.scenario.name
+        entry: dict[str, str | int | float] = {"kind": "endless simulation", "name": name, "first_seed": recipe.seed}
+        own = Sources((entry,))
+    else:
+        readers = [LogReader(path) for path in data.logs]
+        own = sources_of(readers)
+        for reader in readers:
+            reader.close()
+    return own.joined(sources_of_tracker(recipe.base))
