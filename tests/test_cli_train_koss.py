@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -23,10 +24,13 @@ QUICK = ["--steps", "3", "--batch", "4", "--window", "30", "--size", "tiny", "--
 
 
 @pytest.fixture(autouse=True)
-def few_held_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def quick_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     monkeypatch.setattr(loop_data, "HELD_OUT", 12)
     monkeypatch.setattr(loop_data, "HELD_OUT_PLOTS", 40)
     yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
