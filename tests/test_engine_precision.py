@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from ssrtrack.filters.estimators import make_estimator
 from ssrtrack.filters.run import run
-from tests.engine_cases import BANKS, FLIGHTS, table
+from tests.engine_cases import BANKS, FLIGHTS, table, untuned
 
 # Greatest error of a mean, in its standard deviation; measured 1e-3 (ekf-ct) without outliers.
 PLAIN = 2e-3
@@ -17,7 +16,7 @@ OUTLIERS = dict.fromkeys(BANKS, 0.01) | {"imm": 0.03}
 
 @pytest.mark.parametrize("name", BANKS)
 def test_float32_is_near_float64(name: str) -> None:
-    exact, rounded = (run(make_estimator(name), table(), backend="numba", dtype=d) for d in ("float64", "float32"))
+    exact, rounded = (run(untuned(name), table(), backend="numba", dtype=d) for d in ("float64", "float32"))
     assert (np.isnan(rounded.mean) == np.isnan(exact.mean)).all()
     np.testing.assert_array_equal(rounded.used, exact.used)
     sigma = np.sqrt(np.diagonal(exact.covariance, axis1=-2, axis2=-1))
@@ -31,7 +30,7 @@ def test_float32_is_near_float64(name: str) -> None:
 def test_a_tail_keeps_float32_near_even_with_outliers(name: str) -> None:
     options = {"tail_weight": 0.05, "tail_scale": 6.0}
     exact, rounded = (
-        run(make_estimator(name, **options), table(), backend="numba", dtype=d) for d in ("float64", "float32")
+        run(untuned(name, **options), table(), backend="numba", dtype=d) for d in ("float64", "float32")
     )
     sigma = np.sqrt(np.diagonal(exact.covariance, axis1=-2, axis2=-1))
     assert np.nan_to_num(np.abs(rounded.mean - exact.mean) / sigma).max() < PLAIN

@@ -14,8 +14,9 @@ from tests.filters_fixture import PRIOR_SPEED_MPS, bank_flights, flights, nees, 
 
 R = np.array([[70.0**2, 2500.0], [2500.0, 150.0**2]])
 # How much further from the band the approximate ones may be: an IMM merges hypotheses, and the linearised turn does not
-# see at its first plots, with velocity still near 0, how an unknown turn rate moves the target (the UKF does).
-SLACK = {"imm": 0.12, "imm2": 0.12, "imm3": 0.12, "ekf-ct": 0.2, "ukf-ct": 0.05}
+# see at its first plots, with velocity still near 0, how an unknown turn rate moves the target (the UKF does). The tuned
+# numbers of imm-gated, with longer sojourns in each model, make the merged covariance the larger: 2.87 for 4.
+SLACK = {"imm": 0.12, "imm-gated": 0.18, "imm2": 0.12, "imm3": 0.12, "ekf-ct": 0.2, "ukf-ct": 0.05}
 
 
 def band(count: int, dimension: int, slack: float) -> tuple[float, float]:
@@ -27,7 +28,8 @@ def band(count: int, dimension: int, slack: float) -> tuple[float, float]:
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_nees_is_inside_its_chi_square_band(name: str) -> None:
     rng = np.random.default_rng(20240 + len(name))
-    estimator = make_estimator(name, speed_sigma_mps=PRIOR_SPEED_MPS)
+    # The noise drawn is Gaussian, so the filter's is, and no plot is turned down.
+    estimator = make_estimator(name, speed_sigma_mps=PRIOR_SPEED_MPS, tail_weight=0.0, gate=None)
     count = 250
     time_s = times(rng, count, 22)
     bearing = rng.uniform(0, 2 * np.pi, count)
