@@ -29,8 +29,6 @@ def test_float32_is_near_float64(name: str) -> None:
 @pytest.mark.parametrize("name", ["imm", "imm2", "imm3"])
 def test_a_tail_keeps_float32_near_even_with_outliers(name: str) -> None:
     options = {"tail_weight": 0.05, "tail_scale": 6.0}
-    exact, rounded = (
-        run(untuned(name, **options), table(), backend="numba", dtype=d) for d in ("float64", "float32")
-    )
+    exact, rounded = (run(untuned(name, **options), table(), backend="numba", dtype=d) for d in ("float64", "float32"))
     sigma = np.sqrt(np.diagonal(exact.covariance, axis1=-2, axis2=-1))
     assert np.nan_to_num(np.abs(rounded.mean - exact.mean) / sigma).max() < PLAIN

@@ -14,8 +14,8 @@ from tests.filters_fixture import PRIOR_SPEED_MPS, bank_flights, flights, nees, 
 
 R = np.array([[70.0**2, 2500.0], [2500.0, 150.0**2]])
 # How much further from the band the approximate ones may be: an IMM merges hypotheses, and the linearised turn does not
-# see at its first plots, with velocity still near 0, how an unknown turn rate moves the target (the UKF does). The tuned
-# numbers of imm-gated, with longer sojourns in each model, make the merged covariance the larger: 2.87 for 4.
+# see at its first plots, with velocity still near 0, how an unknown turn rate moves the target (the UKF does).
+# The tuned numbers of imm-gated, with longer sojourns in each model, make the merged covariance larger: 2.87 for 4.
 SLACK = {"imm": 0.12, "imm-gated": 0.18, "imm2": 0.12, "imm3": 0.12, "ekf-ct": 0.2, "ukf-ct": 0.05}
 
 
