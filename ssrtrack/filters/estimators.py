@@ -5,7 +5,9 @@ acceleration of q = 15 m²/s³ (between 10 and 20 both position RMSE and likelih
 scenarios), and Singer's 1.5 m/s² over 15 s, a gentle turn's.
 An IMM has one model for each: straight flight (q = 0.1: 2.6 m/s of velocity error for a 70 m, 0.08° radar at 60 NM),
 turns to either side at 1.8 ± 0.9 °/s (0.8 °/s is a 20° bank at 250 m/s, 3 °/s the standard rate), and q = 20 for what
-is neither. A flight stays straight for two minutes on average and in a turn for 40 s.
+is neither. A flight stays straight for two minutes on average and in a turn for 40 s. These round numbers are the
+defaults of the code; "imm" and "imm-gated" come with parameters tuned on the benchmark suite in their place (`TUNED`,
+docs/tuning.md). The single models do not: one process noise for straight flight and turns gains nothing clear by tuning.
 """
 
 from collections.abc import Callable
