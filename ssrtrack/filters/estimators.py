@@ -7,7 +7,7 @@ An IMM has one model for each: straight flight (q = 0.1: 2.6 m/s of velocity err
 turns to either side at 1.8 ± 0.9 °/s (0.8 °/s is a 20° bank at 250 m/s, 3 °/s the standard rate), and q = 20 for what
 is neither. A flight stays straight for two minutes on average and in a turn for 40 s. These round numbers are the
 defaults of the code; "imm" and "imm-gated" come with parameters tuned on the benchmark suite in their place (`TUNED`,
-docs/tuning.md). The single models do not: tuning gains nothing clear for one process noise in straight flight and turns.
+docs/tuning.md). The single models do not: with one process noise for straight flight and turns, tuning gains little.
 """
 
 from collections.abc import Callable
