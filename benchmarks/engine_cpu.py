@@ -30,7 +30,7 @@ from engine_cases import simulated, wall_rates
 from setting import RESULTS, setting, write_csv
 
 from ssrtrack.filters.bank import Bank
-from ssrtrack.filters.estimators import make_estimator
+from ssrtrack.filters.estimators import make_estimator, untuned_parameters
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.motion import constant_velocity
 from ssrtrack.filters.options import Options
@@ -73,7 +73,7 @@ class Case:
 
 
 def cases() -> list[Case]:
-    imm = make_estimator("imm")
+    imm = make_estimator("imm", **untuned_parameters("imm"))  # Gaussian noise, like its peer
     cv = Bank(
         tuple(constant_velocity(q) for q in Q_IMM_CV), imm.chain, "extended", "position", Options()
     )  # fmt: skip

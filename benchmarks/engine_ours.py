@@ -141,11 +141,12 @@ def reference(estimator: str, p: Problem) -> tuple[Array, Array]:
 
 def _bank(estimator: str, q_m2s3: float, speed_sigma_mps: float) -> tuple[Any, Array]:
     """The estimator's form and numbers."""
-    from ssrtrack.filters.estimators import make_estimator
+    from ssrtrack.filters.estimators import make_estimator, untuned_parameters
     from ssrtrack.filters.packing import form_of, parameters_of
 
     own = {"q_m2s3": q_m2s3} if estimator == "kf" else {}
-    bank = make_estimator(estimator, speed_sigma_mps=speed_sigma_mps, **own)
+    rest = untuned_parameters(estimator) | own  # Gaussian noise, like its peers
+    bank = make_estimator(estimator, **(rest | {"speed_sigma_mps": speed_sigma_mps}))
     return form_of(bank), parameters_of(bank)  # type: ignore[arg-type]
 
 

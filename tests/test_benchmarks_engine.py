@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ssrtrack.filters.estimators import make_estimator
+from ssrtrack.filters.estimators import make_estimator, untuned_parameters
 from ssrtrack.filters.run import run
 from ssrtrack.filters.smoother import smooth
 
@@ -53,7 +53,7 @@ def test_filterpy_with_turns_comes_near_the_imm() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 1e-5, 0.03, -0.05])
 def test_the_turn_agrees_with_the_motion_model(rate: float) -> None:
-    turn = make_estimator("imm").motions[2]
+    turn = make_estimator("imm", **untuned_parameters("imm")).motions[2]
     x, h = np.array([[1e4, -2e4, 150.0, 90.0, rate]]), 4.7
     moved, F = engine_filterpy.turned(x[0], h, engine_filterpy.TURN_RADPS)
     np.testing.assert_allclose(moved, turn.move(x, np.array([h]))[0], rtol=1e-12)

@@ -150,12 +150,13 @@ def test_a_batch_finds_relative_files_and_notices_another_one(tmp_path: Path, mo
     assert [one.status for one in other.logs] == ["scored"]
     assert other.overall[0].trackers[0].scores.position_rmse_m != pytest.approx(alone, rel=1e-3)
     asked = Asked(("t.toml", "kf")).here()
-    assert list(asked.digests) == ["t.toml"]
+    assert [text for text, _ in asked.digests] == ["t.toml"]
+    assert hash(asked)  # jobs are told apart by what they ask
     file(tmp_path)
     monkeypatch.chdir("/")
     with pytest.raises(ScoringError, match="another one than at the start"):
         asked.estimators({})
-    assert digest_of_tracker("t.toml", folder=tmp_path) != asked.digests["t.toml"]
+    assert digest_of_tracker("t.toml", folder=tmp_path) != asked.digests[0][1]
     assert digest_of_tracker("imm") == ""
 
 

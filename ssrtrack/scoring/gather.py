@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Asked:
     backend: str = "auto"
     allow_training_data: bool = False
     folder: str = "."  # where relative paths of trackers begin
-    digests: Mapping[str, str] = field(default_factory=dict)  # of trackers' files as they were when this was asked
+    digests: tuple[tuple[str, str], ...] = ()  # trackers that are files, and what those were when this was asked
 
     def here(self) -> "Asked":
         """The same, with what another process needs: this folder, and digests of the trackers' files.
@@ -71,10 +71,9 @@ class Asked:
         Raises:
             EstimatorError: a tracker's file is gone.
         """
-        digests = {
-            t: d for t in self.trackers if isinstance(t, str) and (d := digest_of_tracker(t, folder=self.folder))
-        }
-        return replace(self, folder=str(Path(self.folder).absolute()), digests=digests)
+        digests = {text: digest_of_tracker(text, folder=self.folder) for text in self.trackers}
+        files = tuple((text, digest) for text, digest in digests.items() if digest)
+        return replace(self, folder=str(Path(self.folder).absolute()), digests=files)
 
     def estimators(self, parameters: Mapping[str, Any]) -> dict[str, Estimator]:
         """The trackers by name; `parameters` hold for those given as text that leave them open.
@@ -94,7 +93,7 @@ class Asked:
         repeated = [name for name, n in Counter(self.trackers).items() if n > 1]
         if repeated:
             raise ScoringError(f"trackers {repeated} are named twice; name each once")
-        for text, digest in self.digests.items():
+        for text, digest in self.digests:
             if digest_of_tracker(text, folder=self.folder) != digest:
                 raise ScoringError(f"tracker {text!r}: its file is another one than at the start; start again")
         return {text: load_tracker(text, folder=self.folder, **parameters) for text in self.trackers}
