@@ -176,12 +176,11 @@ def _merged(tables: list[Plots]) -> Plots:
 def _worked_by(workers: int, blocks: Iterator[_Block]) -> Iterator[tuple[float, Plots, Truth]]:
     """Blocks worked on by several processes, in order; no more are begun than twice the processes."""
     from collections import deque
-    from concurrent.futures import Future, ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
-    from multiprocessing import get_context
+    from concurrent.futures import Future
 
-    # Spawned: a fork would copy the locks of other threads, but not the threads.
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    from ssrtrack.simulators.processes import Processes, WorkerDied
+
+    with Processes(workers) as pool:
         begun: deque[Future[tuple[float, Plots, Truth]]] = deque()
         try:
             for block in blocks:
@@ -190,14 +189,11 @@ def _worked_by(workers: int, blocks: Iterator[_Block]) -> Iterator[tuple[float, 
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
-        except BrokenProcessPool as error:
+        except WorkerDied as error:
             raise ScenarioError(
                 "a worker process ended before its work: killed, out of memory, or started by a script without "
                 'if __name__ == "__main__":; run again with fewer workers'
             ) from error
-        finally:
-            for future in begun:
-                future.cancel()
 
 
 def _light(block: _Block) -> _Block:

@@ -121,12 +121,13 @@ def test_what_cannot_be_trained_on_is_refused() -> None:
 
 
 ORPHAN = """
+from multiprocessing import active_children
 from ssrtrack.training.flown_simulated import simulated_flights
 from tests.training_fixture import plan
 if __name__ == "__main__":
     with simulated_flights(plan(), workers=1) as flights:
         flights.windows(0)
-        print(*flights._pool._processes, flush=True)
+        print(*(child.pid for child in active_children()), flush=True)
         input()
 """
 
@@ -156,9 +157,8 @@ def _runs(process: int) -> bool:
 
 def test_a_simulating_process_that_is_killed_is_named() -> None:
     with simulated_flights(plan(), workers=1) as flights:
-        assert flights._pool is not None
-        for process in list(flights._pool._processes):
-            os.kill(process, signal.SIGKILL)
+        for process in active_children():
+            process.kill()
         with pytest.raises(TrainingError, match=r"was killed.*--resume"):
             for k in range(0, 4000, 50):
                 flights.windows(k)

@@ -9,20 +9,15 @@ a seed of its own, cut into windows and shuffled; it serves the next batches wit
 process works on which slots does not change a batch, so neither a restart nor another number of processes does.
 """
 
-import os
-import signal
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 
 import numpy as np
 
 from ssrtrack.errors import ScenarioError, TrainingError
+from ssrtrack.simulators.processes import Processes, WorkerDied
 from ssrtrack.simulators.scenario import radars, simulate
 from ssrtrack.simulators.schema import Scenario
 from ssrtrack.training.flown_windows import MIN_PLOTS, Windows, windows_of
@@ -85,7 +80,7 @@ def block_seed(seed: int, purpose: int, slot: int, number: int) -> int:
 class SimulatedFlights:
     """The slots of one process: `windows(k)` is its part of batch k. Use it in a `with` of `simulated_flights`."""
 
-    def __init__(self, plan: Endless, rank: int, world: int, pool: ProcessPoolExecutor | None) -> None:
+    def __init__(self, plan: Endless, rank: int, world: int, pool: Processes | None) -> None:
         if plan.slots % world:
             raise ScenarioError(
                 f"a batch of {plan.batch} windows is made in {plan.slots} parts, which {world} processes cannot share "
@@ -114,30 +109,23 @@ class SimulatedFlights:
         return Windows.concat(parts)
 
     def _block(self, slot: int, number: int) -> Windows:
-        with _killed_is_named():
+        try:
             return self._submit(slot, number).result()
+        except WorkerDied as error:
+            raise TrainingError(
+                "a process that simulates for the training was killed (the system does that when memory runs out); "
+                "go on with --resume, with fewer --workers or 0"
+            ) from error
 
     def _submit(self, slot: int, number: int) -> "Future[Windows]":
         key = slot, number
         if key not in self._blocks:
             if self._pool is not None:
-                with _killed_is_named():
-                    self._blocks[key] = self._pool.submit(block, self._plan, TRAINING, slot, number)
+                self._blocks[key] = self._pool.submit(block, self._plan, TRAINING, slot, number)
             else:
                 self._blocks[key] = Future()
                 self._blocks[key].set_result(block(self._plan, TRAINING, slot, number))
         return self._blocks[key]
-
-
-@contextmanager
-def _killed_is_named() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise TrainingError(
-            "a process that simulates for the training was killed (the system does that when memory runs out); "
-            "go on with --resume, with fewer --workers or 0"
-        ) from error
 
 
 @contextmanager
@@ -150,24 +138,8 @@ def simulated_flights(plan: Endless, rank: int = 0, world: int = 1, workers: int
     if workers < 1:
         yield SimulatedFlights(plan, rank, world, None)
         return
-    # Spawned, since a fork would copy the threads' locks of a process that computes.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),))
-    try:
+    with Processes(workers) as pool:
         yield SimulatedFlights(plan, rank, world, pool)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _end_with(parent: int) -> None:
-    """Ends this worker when its parent is killed: nothing else would tell it. A Ctrl-C is the parent's to answer."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def held_out_flights(plan: Endless, windows: int, seed: int | None = None) -> Windows:
