@@ -11,7 +11,8 @@ SOURCES := pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/ssrtrack simulate demo -o demo.h5 --seed 1 --force
 	$(BIN)/ssrtrack info demo.h5
-	$(BIN)/ssrtrack evaluate demo.h5 -t imm -t ekf -t kf -t alpha-beta -o demo-report
+	$(BIN)/ssrtrack train koss -s demo -o demo-koss --minutes 2 --force
+	$(BIN)/ssrtrack evaluate demo.h5 -t imm -t demo-koss -t kf -o demo-report
 	@echo
 	@echo "Open the report in a browser: $(CURDIR)/demo-report/report.html"
 
@@ -36,4 +37,4 @@ $(EXTRA_STAMP): $(BIN)/python $(SOURCES)
 	touch $@ $(STAMP)
 
 clean:
-	rm -rf $(VENV) demo.h5 demo-report .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo.h5 demo-koss demo-report .pytest_cache .mypy_cache .ruff_cache

@@ -131,8 +131,7 @@ def jumps(residual_deg: Floats) -> dict[str, float]:
     """
     size = np.abs(residual_deg)
     alone = size[(size > GROSS_DEG) & (size == maximum_filter(size, WINDOW))]
-    # The profile's jumps are half in range, half in azimuth; there are none in range.
-    return {"jumps.fraction": 2.0 * len(alone) / len(size), "jumps.azimuth_deg, up to": float(np.quantile(alone, 0.95))}
+    return {"jumps.fraction": len(alone) / len(size), "jumps.azimuth_deg, up to": float(np.quantile(alone, 0.95))}
 
 
 def shares(plots: Plots) -> dict[str, float]:

@@ -42,7 +42,8 @@ def batch(
             "-t",
             "--tracker",
             metavar="NAME",
-            help="Estimator, NAME or NAME:key=value,...; repeat. The first is the reference and ranks the logs.",
+            help="Estimator: NAME or NAME:key=value,..., a FILE.toml of `train imm`, a folder of `train koss`; repeat. "
+            "The first is the reference and ranks the logs.",
         ),
     ] = ["kf", "ekf", "imm"],  # noqa: B006 (typer reads the default, nobody changes it)
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("batch"),

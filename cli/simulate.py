@@ -107,17 +107,27 @@ def _replayed(
     plan: "Scenario", truth: Path, start: datetime | None, site: str
 ) -> tuple["Scenario", "RecordedTraffic", dict[str, float | str]]:
     """The scenario over recorded flights, these flights, and what the log is to carry of them."""
+    from hashlib import file_digest
+
     from ssrtrack.io.trajectories import read_trajectories
     from ssrtrack.simulators.replay_scenario import with_truth
 
     trajectories, summary = read_trajectories(truth)
     print(summary)
-    placed, traffic = with_truth(plan, trajectories, start=start, site=_site(site, trajectories))
+    place = _site(site, trajectories)
+    placed, traffic = with_truth(plan, trajectories, start=start, site=place)
+    with truth.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
     extra: dict[str, float | str] = {
         "truth": truth.name,
+        "truth_sha256": digest,
         "truth_start": f"{placed.epoch:%Y-%m-%dT%H:%M:%SZ}",
         "truth_rows": float(summary.kept),
     }
+    if place:
+        latitude, longitude, height = place
+        # As --site takes it, to the last bit.
+        extra["site"] = f"{latitude!r},{longitude!r},{plan.radar[0].height_m if height is None else height!r}"
     return placed, traffic, extra
 
 

@@ -3,10 +3,13 @@
 import datetime as dt
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
-from math import inf, isfinite
+from math import inf
 from typing import Any
 
 from ssrtrack.errors import ScenarioError
+
+
+_HUGE = 1e300
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def _pair(rule: Key, value: Any, where: str) -> tuple[float, float]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    # Compared, not converted: Python's TOML reader lets integers through that no float can hold.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_HUGE < value < _HUGE
 
 
 def _is_integer(value: Any) -> bool:
@@ -123,7 +127,7 @@ def allowed(rule: Key) -> str:
     limits = f"{rule.low:g} to {rule.high:g}{unit}"
     return {
         "float": limits,
-        "integer": limits,
+        "integer": f"{rule.low:.0f} to {rule.high:.0f}",
         "bool": "true or false",
         "text": f"{rule.low:g} to {rule.high:g} characters",
         "choice": ", ".join(rule.choices),

@@ -62,12 +62,17 @@ def jumped(look: Look, met: Meetings, slant_m: Floats, azimuth_rad: Floats) -> P
     if jumps.fraction == 0.0:
         return slant_m, azimuth_rad
     jumps_now, kind = look.uniforms("jumps", met)
-    which = np.floor(4.0 * kind)  # the rest of the number is the size
-    size, sign = 4.0 * kind - which, np.where(which % 2 == 0, 1.0, -1.0)
-    hit = np.where(jumps_now < jumps.fraction, sign, 0.0)
+    in_range = kind < jumps.range_share
+    begin = np.where(in_range, 0.0, jumps.range_share)
+    width = np.where(in_range, jumps.range_share, 1.0 - jumps.range_share)
+    # What the axis leaves of the number tells the side, and what that leaves is the size.
+    rest = 2.0 * ((kind - begin) / width)
+    other_side = rest >= 1.0
+    size = rest - other_side
+    hit = np.where(jumps_now < jumps.fraction, np.where(other_side, -1.0, 1.0), 0.0)
     metres = jumps.range_m[0] + size * (jumps.range_m[1] - jumps.range_m[0])
     degrees = jumps.azimuth_deg[0] + size * (jumps.azimuth_deg[1] - jumps.azimuth_deg[0])
-    return slant_m + hit * metres * (which < 2), azimuth_rad + hit * degrees * DEG_RAD * (which >= 2)
+    return slant_m + hit * metres * in_range, azimuth_rad + hit * degrees * DEG_RAD * ~in_range
 
 
 def biased(look: Look, met: Meetings, slant_m: Floats, azimuth_rad: Floats) -> Pair:

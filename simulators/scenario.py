@@ -1,6 +1,7 @@
 """Scenarios by name or file."""
 
 import tomllib
+from dataclasses import replace
 from difflib import get_close_matches
 from math import isfinite, nan
 from pathlib import Path
@@ -12,7 +13,7 @@ from ssrtrack.data import Radar
 from ssrtrack.errors import ScenarioError
 from ssrtrack.simulators.blocks import parse_block
 from ssrtrack.simulators.patterns import check_patterns
-from ssrtrack.simulators.profile import with_profiles
+from ssrtrack.simulators.profile import self_contained, with_profiles
 from ssrtrack.simulators.run import simulate as simulate
 from ssrtrack.simulators.schema import Scenario
 from ssrtrack.simulators.schema_radar import RadarSpec
@@ -50,6 +51,8 @@ def load_scenario(name_or_path: str | Path) -> Scenario:
 def parse_scenario(text: str, name: str, where: str) -> Scenario:
     """A scenario from TOML text; `where` begins every message.
 
+    Its `text` is the text given, with the built-in profiles that it uses written out: it alone repeats the scenario.
+
     Raises:
         ScenarioError: as load_scenario.
     """
@@ -57,7 +60,9 @@ def parse_scenario(text: str, name: str, where: str) -> Scenario:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"{where}: not valid TOML: {error}") from error
-    scenario: Scenario = parse_block(Scenario, with_profiles(table, where), where, name=name, text=text)
+    keys = with_profiles(table, where)
+    scenario: Scenario = parse_block(Scenario, keys, where, name=name)
+    scenario = replace(scenario, text=self_contained(text, table))
     try:
         _check(scenario)
     except ScenarioError as error:

@@ -15,7 +15,7 @@ from ssrtrack.simulators.schema_traffic import Aircraft, Flow
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A whole scenario; `text` is the file it came from, kept for the log."""
+    """A whole scenario; `text` is the file it came from, with the profiles it uses, kept for the log."""
 
     description: str = key("text", "", "", "one line about the scenario", 0, 400)
     epoch: dt.datetime = key("utc", REQUIRED, "", "UTC date and time of time_s = 0, whole seconds")

@@ -32,6 +32,7 @@ class Jumps:
     """Gross errors in range or in azimuth of single plots."""
 
     fraction: float = key("float", 0.0, "1", "share of plots that jump; the limit is 0.0005", 0, 1, source=_ET1)
+    range_share: float = key("float", 0.5, "1", "share of jumps that are in range; the others are in azimuth", 0, 1)
     range_m: tuple[float, float] = key("pair", (700.0, 2000.0), "m", "size in range", 0, 1e5, source=_ET1)
     azimuth_deg: tuple[float, float] = key("pair", (1.0, 3.0), "deg", "size in azimuth", 0, 180, source=_ET1)
 
@@ -77,7 +78,7 @@ class Lobing:
 
 @dataclass(frozen=True, kw_only=True)
 class Shielding:
-    """The aircraft's own body between its lower antenna and the radar, in a turn towards the radar's far side."""
+    """The aircraft's own body between its lower antenna and the radar, in a turn towards the radar."""
 
     loss: float = key("float", 0.0, "1", "share of the probability that is lost when shielded", 0, 1)
     angle_deg: float = key("float", 5.0, "deg", "shielded when the radar is this far above the wings' plane", -90, 90)

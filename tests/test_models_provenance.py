@@ -135,6 +135,17 @@ def test_simulations_are_known_by_text_and_seed_and_by_their_flights(tmp_path: P
         (tmp_path / "split.h5").unlink()
 
 
+def test_parts_of_a_recording_share_no_flight(tables: tuple[Plots, Truth], tmp_path: Path) -> None:
+    plots, truth = tables
+    shared = {"scenario": "# Recorded flights in place of this traffic", "seed": 1, "extra": {"truth": "day.csv"}}
+    even, odd = (
+        write(tmp_path / f"{i}.h5", plots[plots.truth_id % 2 == i], truth[truth.truth_id % 2 == i], **shared)
+        for i in (0, 1)
+    )
+    assert clashes(sources(even), odd) is None
+    assert "true flights" in str(clashes(sources(even), even))
+
+
 def test_an_evaluation_refuses_training_data_unless_forced(tmp_path: Path) -> None:
     log = simple_log(tmp_path / "trained.h5", flights=40, plots=40)
     found = flights_of([], [log])
@@ -144,6 +155,11 @@ def test_an_evaluation_refuses_training_data_unless_forced(tmp_path: Path) -> No
     copy.write_bytes(log.read_bytes())
     with pytest.raises(ScoringError, match=r"copy\.h5: tracker '.*t\.toml' was trained on it.*--force-training-data"):
         evaluate([copy], ["kf", str(path)], bootstrap=0)
+    said: list[str] = []
+    with pytest.raises(ScoringError, match=r"copy\.h5: .*are those trained on"):  # before hours are spent on the first
+        clean = simple_log(tmp_path / "clean.h5", seed=9)
+        evaluate([clean, copy], [str(path)], bootstrap=0, progress=lambda what, done, total: said.append(what))
+    assert said and all(what.endswith("comparing with training data") for what in said)
     forced = evaluate([copy], ["kf", str(path)], bootstrap=0, allow_training_data=True)
     assert forced.trackers[1].scores.position_rmse_m is not None
     other = simple_log(tmp_path / "other.h5", seed=8)

@@ -134,6 +134,9 @@ def test_looks_differ_for_two_dozen_trackers_and_keep_their_order() -> None:
 def test_labels_lose_what_the_font_lacks() -> None:
     assert plain_label("DLH\x00 4Å航") == "DLH  4Å?"
     assert len(plain_label("x" * 99)) == 28
+    # Two runs in one long folder keep apart.
+    runs = [plain_label(f"/data/experiments/2026-11-22/{name}", 18) for name in ("koss-a", "koss-b")]
+    assert runs == ["/data…11-22/koss-a", "/data…11-22/koss-b"]
 
 
 def test_every_colour_variable_has_a_light_and_a_dark_value() -> None:

@@ -14,9 +14,11 @@ from ssrtrack.errors import EstimatorError
 from ssrtrack.filters.estimators import make_estimator
 from ssrtrack.filters.measurement import make_measurements, tracking_frame
 from ssrtrack.filters.run import run
-from ssrtrack.io.hdf5 import LogReader
+from ssrtrack.filters.tuned_file import Tuned, format_tuned
+from ssrtrack.io.hdf5 import LogReader, LogWriter
 from ssrtrack.scoring.evaluate import evaluate
 from ssrtrack.scoring.gather import SIGMA_HEIGHT_M
+from ssrtrack.scoring.output import group_names
 from ssrtrack.scoring.result import EvaluationResult
 from ssrtrack.scoring.serialise import scores_json
 from tests.scoring_fixture import (
@@ -163,6 +165,21 @@ def test_two_logs_are_one_evaluation(tmp_path: Path, log: Path) -> None:
     assert both.trackers[0].scores.position_rmse_m == pytest.approx(np.sqrt(np.mean(squares)))
     assert both.span_s == (0.0, 3600.0 + 156.0)
     assert len(both.radars) == 2 and len(both.logs) == 2
+
+
+def test_tracks_of_files_have_names_that_a_log_takes(tmp_path: Path, log: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text(format_tuned(Tuned("kf", {"q_m2s3": 3.0})))
+    with LogReader(log) as reader:
+        radars, provenance = reader.radars, reader.provenance
+    trackers = [str(path), "kf"]
+    with LogWriter(tmp_path / "tracks.h5", provenance, radars) as writer:
+        evaluate([log], trackers, bootstrap=0, tracks_writer=writer.append_tracks)
+    with LogReader(tmp_path / "tracks.h5") as reader:
+        assert sorted(reader.track_names) == sorted(group_names(trackers).values())
+    hard = group_names(["./imm", "imm", "/a/koss", "../a/koss/", "a_koss", "."])
+    assert list(hard) == ["imm", "a_koss", "./imm", "/a/koss", "../a/koss/", "."]
+    assert list(hard.values()) == ["imm", "a_koss", "imm-2", "a_koss-2", "a_koss-3", "tracker"]
 
 
 def test_tracks_come_in_time_order_and_are_the_scored_ones(log: Path) -> None:

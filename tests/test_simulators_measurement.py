@@ -66,15 +66,18 @@ def test_tails_are_students_in_the_axis_that_asks_for_them(axis, dof, unit):
     assert abs(ranks) * np.sqrt(len(t)) < stats.norm.isf(SURE / 2)
 
 
-@pytest.mark.parametrize("fraction", [0.0005, 0.02])
-def test_jumps_have_their_share_and_size_in_one_axis_at_a_time(fraction):
-    look = look_with(500, 400, jumps={"fraction": fraction, "range_m": [700, 1500], "azimuth_deg": [1, 4]})
+@pytest.mark.parametrize(("fraction", "share"), [(0.0005, 0.5), (0.02, 0.5), (0.02, 0.0), (0.02, 0.2), (0.02, 1.0)])
+def test_jumps_have_their_share_and_size_in_one_axis_at_a_time(fraction, share):
+    sizes = {"range_m": [700, 1500], "azimuth_deg": [1, 4]}
+    look = look_with(500, 400, jumps={"fraction": fraction, "range_share": share} | sizes)
     in_range, in_azimuth = errors(look, meetings_of(look, azimuth_rad=2.0))
     far, aside = np.abs(in_range) > 1e-6, np.abs(in_azimuth) > 1e-9
     n = len(far)
     assert not np.any(far & aside)
-    for hit, size, low, high in ((far, in_range, 700, 1500), (aside, in_azimuth, 1, 4)):
-        assert stats.binomtest(int(hit.sum()), n, fraction / 2).pvalue > SURE
+    for hit, size, low, high, part in ((far, in_range, 700, 1500, share), (aside, in_azimuth, 1, 4, 1.0 - share)):
+        assert stats.binomtest(int(hit.sum()), n, fraction * part).pvalue > SURE
+        if part == 0.0:
+            continue
         assert stats.kstest((np.abs(size[hit]) - low) / (high - low), "uniform").pvalue > SURE
         assert stats.binomtest(int(np.sum(size[hit] > 0)), int(hit.sum())).pvalue > SURE
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np

@@ -119,8 +119,8 @@ def _log(job: Job) -> Outcome:
         if cuts:
             return Cut(cuts, content_hash(job.location), marked, time.perf_counter() - begun)
     with fetched(job.location) as (reader, sha256):
+        job.asked.check_training(reader)
         if cuts := reader.cuts(job.max_plots):
-            job.asked.check_training(reader)
             return Cut(cuts, sha256, marked, time.perf_counter() - begun)
         sums, found, plots = _sums(reader, job, None)
         require_flights(reader.path, found, sums)

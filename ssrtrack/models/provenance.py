@@ -142,9 +142,10 @@ def _simulation(name: str, text: str, seed: int) -> dict[str, Text]:
 def _signs(provenance: Provenance) -> dict[str, Text]:
     """What names a log's flights without looking at them."""
     signs: dict[str, Text] = {}
-    if provenance.scenario and provenance.seed is not None:
-        signs |= {"scenario_sha256": _digest(provenance.scenario), "seed": int(provenance.seed)}
     extra = provenance.extra or {}
+    # Recorded flights are not made by scenario and seed: parts of one recording share both. Their marks tell them.
+    if provenance.scenario and provenance.seed is not None and "truth" not in extra:
+        signs |= {"scenario_sha256": _digest(provenance.scenario), "seed": int(provenance.seed)}
     return signs | {key: extra[key] for key in ("suite", "suite_version", "suite_split") if key in extra}
 
 
@@ -161,15 +162,15 @@ def clash(trained: Sources, reader: LogReader) -> str | None:
         for keys in (("suite", "suite_version", "suite_split"), ("scenario_sha256", "seed")):
             if all(key in entry and entry[key] == signs.get(key) for key in keys):
                 if keys[0] == "suite":
-                    return f"the {entry['suite_split']} split of suite:{entry['suite']}, on which it was trained"
-                return f"the simulation {entry.get('name', '')!r} with seed {entry['seed']}, on which it was trained"
+                    return f"it is the {entry['suite_split']} split of suite:{entry['suite']}"
+                return f"it is the simulation {entry.get('name', '')!r} with seed {entry['seed']}"
     for what, sketch, marks_of in (
         ("minutes of its true flights", trained.truth, _truth_marks_of_log),
         ("plots", trained.plots, _plot_marks_of_log),
     ):
         sample, known = sketch.known(marks_of(reader)) if sketch.marks.size else (0, 0)
         if known >= MIN_MATCHES and known >= MIN_SHARE * sample:
-            return f"{known} of {sample} sampled {what} ({100.0 * known / sample:.0f} %) were trained on"
+            return f"{known} of {sample} sampled {what} ({100.0 * known / sample:.0f} %) are those trained on"
     return None
 
 

@@ -67,7 +67,11 @@ def result_looks(result: EvaluationResult) -> dict[str, Look]:
 
 
 def plain_label(text: str, most: int = 28) -> str:
-    """A name from outside as printable text the figures' font has glyphs for, `most` letters at most."""
+    """A name from outside as printable text the figures' font has glyphs for, `most` letters at most.
+
+    What is left out is before the end: paths and parameters differ there.
+    """
     known = text.encode("latin-1", "replace").decode("latin-1")
     plain = "".join(letter if letter.isprintable() else " " for letter in known)
-    return plain if len(plain) <= most else plain[: most - 1] + "…"
+    head = (most - 1) // 3
+    return plain if len(plain) <= most else f"{plain[:head]}…{plain[head + 1 - most :]}"

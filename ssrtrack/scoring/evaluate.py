@@ -63,12 +63,14 @@ def evaluate(
         backend: what computes the trackers, see `ssrtrack.filters.run.run`.
         allow_training_data: score also trackers on logs that they were trained on.
         progress: called as (what, done, total).
-        tracks_writer: called as (tracker, tracks) in time order, e.g. `LogWriter.append_tracks`; one log only.
+        tracks_writer: called as (name, tracks) in time order, e.g. `LogWriter.append_tracks`; one log only. Names are
+            the trackers' own, those of files and folders with "_" for "/".
         sweep: axes along which plots are also degraded, names of `ssrtrack.scoring.degrade.AXES` or levels by name
             (None: the default ones); adds `sweeps` to the result and changes nothing else (docs/robustness.md).
 
     Raises:
-        ScoringError: nothing to score, logs that do not go together, or an unknown identity, axis or level.
+        ScoringError: nothing to score, logs that do not go together or that a tracker was trained on, or an unknown
+            identity, axis or level.
         EstimatorError: unknown tracker, plots without standard deviation, or a tracker that yields NaN or a covariance
             that is not positive definite.
         LogError: a log cannot be read.
@@ -95,6 +97,12 @@ def evaluate(
     if tracks_writer is not None and len(logs) > 1:
         raise ScoringError(f"tracks of {len(logs)} logs cannot go into one file; save tracks of one log at a time")
     _check_common_ground([Path(log) for log in logs])
+    # Of all logs before the first is tracked, which may take hours.
+    for log in logs:
+        with LogReader(log) as reader:
+            if progress is not None:
+                progress(f"{reader.path.name}: comparing with training data", 0, 1)
+            asked.check_training(reader)
     with LogReader(logs[0]) as reader:
         gathered = replace(nothing_yet(asked, reader), gallery=Gallery(examples))
     for number, log in enumerate(logs):

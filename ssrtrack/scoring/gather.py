@@ -158,14 +158,12 @@ def gather(
 ) -> int:
     """Track and score the flights of a log, or those that begin in a piece of it; returns how many there were.
 
-    A sweeper also scores them on degraded plots.
+    A sweeper also scores them on degraded plots. That no tracker was trained on the log is for the caller to check.
 
     Raises:
         ScoringError, EstimatorError, LogError: see `evaluate`. A log without flights is left to the caller.
     """
     log, show = reader.path.name, progress or (lambda what, done, total: None)
-    if piece is None:
-        asked.check_training(reader)
     show(f"{log}: measuring noise", 0, 1)
     per_radar = len(reader.radars) > 1 and not bool(reader.radars.has_site().all())
     cutting = replace(asked.cutting(into.has_truth), per_radar=per_radar, detected=tells_types_apart(reader))
@@ -175,7 +173,7 @@ def gather(
     window = _truth_window(reader, setting, asked.chunk_rows, piece) if into.has_truth else None
     counted = _Counted(np.zeros(len(reader.radars), np.int64), into, reader)
     chunks = counted.whole(reader, asked.chunk_rows) if piece is None else counted.piece(reader, asked, cutting, piece)
-    writer = TracksInOrder(tracks_writer) if tracks_writer is not None else None
+    writer = TracksInOrder(tracks_writer, estimators) if tracks_writer is not None else None
     before, done, steps = into.flights, 0, len(estimators) + 1 + (sweeper.stages if sweeper is not None else 0)
     for batch in flights(chunks, identity=into.identity, cutting=cutting):
         into.excluded.update(batch.excluded)

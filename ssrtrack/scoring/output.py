@@ -1,6 +1,6 @@
 """Tracks on their way into a log: histories to rows, in time order although flights come out flight by flight."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,18 @@ from ssrtrack.scoring.scene import Scene
 Array = NDArray[Any]
 TracksWriter = Callable[[str, Tracks], None]
 UPPER = np.triu_indices(4)
+
+
+def group_names(trackers: Iterable[str]) -> dict[str, str]:
+    """Names for trackers' groups in a log, by tracker: their texts, but for paths, which have "_" for "/"."""
+    texts = list(trackers)
+    names = {text: text for text in texts if "/" not in text and not text.startswith(".")}
+    for text in texts:
+        if text not in names:
+            plain = text.strip("/. ").replace("/", "_") or "tracker"
+            further = (plain, *(f"{plain}-{n}" for n in range(2, len(texts) + 2)))
+            names[text] = next(name for name in further if name not in names.values())
+    return names
 
 
 def tracks_of(scene: Scene, history: TrackHistory) -> Tracks:
@@ -43,10 +55,14 @@ def tracks_of(scene: Scene, history: TrackHistory) -> Tracks:
 
 
 class TracksInOrder:
-    """Holds tracks back until no later batch can bring older ones, then writes them in time order."""
+    """Holds tracks back until no later batch can bring older ones, then writes them in time order.
 
-    def __init__(self, write: TracksWriter) -> None:
+    `write` is told each tracker by its name of `group_names`.
+    """
+
+    def __init__(self, write: TracksWriter, trackers: Iterable[str]) -> None:
         self._write = write
+        self._names = group_names(trackers)
         self._held: dict[str, list[Tracks]] = {}
 
     def add(self, name: str, tracks: Tracks) -> None:
@@ -60,5 +76,5 @@ class TracksInOrder:
             table = table[np.argsort(table.time_s, kind="stable")]
             ready = int(np.searchsorted(table.time_s, before_s))
             if ready:
-                self._write(name, table[:ready])
+                self._write(self._names[name], table[:ready])
             self._held[name] = [table[ready:]]

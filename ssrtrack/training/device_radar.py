@@ -202,7 +202,10 @@ def _jumps(jumps: Jumps, draw: _Draws) -> tuple[Tensor | float, Tensor | float]:
     if jumps.fraction == 0.0:
         return 0.0, 0.0
     now, which, size = draw.uniform() < jumps.fraction, draw.uniform(), draw.uniform()
-    sign = torch.where(which % 0.5 < 0.25, 1.0, -1.0) * now
+    share = jumps.range_share
+    in_range = which < share
+    side = torch.where(in_range, which < 0.5 * share, which - share < 0.5 * (1.0 - share))
+    sign = torch.where(side, 1.0, -1.0) * now
     metres = jumps.range_m[0] + size * (jumps.range_m[1] - jumps.range_m[0])
     degrees = jumps.azimuth_deg[0] + size * (jumps.azimuth_deg[1] - jumps.azimuth_deg[0])
-    return sign * metres * (which < 0.5), sign * degrees * DEG_RAD * (which >= 0.5)
+    return sign * metres * in_range, sign * degrees * DEG_RAD * ~in_range
