@@ -29,6 +29,11 @@ OWNERS = {
     "typer": ("cli/",),
     "matplotlib": ("report/figures",),
     "triton": ("kernels/",),
+    "torch": ("kernels/", "models/", "training/"),
+    "numba": ("kernels/", "io/asterix_walk", "models/koss_numba"),
+    "safetensors": ("models/checkpoint", "training/resume"),
+    "pandas": ("data", "io/trajectories"),
+    "pyarrow": ("io/trajectories",),
     "dask": ("batch",),
     "distributed": ("batch",),
     "fsspec": ("io/storage",),
@@ -100,10 +105,11 @@ def test_import_loads_neither_torch_nor_triton() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_filters_load_no_compiler_before_they_run() -> None:
+def test_filters_and_the_choice_of_trackers_load_no_compiler_before_they_run() -> None:
     heavy = ["torch", "triton", "numba", "llvmlite", "filterpy"]
     code = (
-        f"import ssrtrack.filters.run, ssrtrack.filters.smoother, sys; print([m for m in {heavy} if m in sys.modules])"
+        "import sys, ssrtrack.filters.run, ssrtrack.filters.smoother, ssrtrack.models.load; "
+        f"print([m for m in {heavy} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
