@@ -1,24 +1,47 @@
 """A log that a tracker was trained on is recognised, whatever became of it; other logs are not."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ssrtrack.data import Plots, Truth
 from ssrtrack.errors import LogError, ScoringError
+from ssrtrack.filters.estimators import make_estimator
+from ssrtrack.filters.tuned_file import read_tuned
 from ssrtrack.io.hdf5 import LogReader, LogWriter, Provenance
 from ssrtrack.models import provenance
-from ssrtrack.models.provenance import KEPT, Sketch, Sources, clash, sources_of, sources_of_log, sources_of_simulation
+from ssrtrack.models.provenance import (
+    KEPT,
+    Sketch,
+    Sources,
+    _smallest,
+    clash,
+    sources_of,
+    sources_of_log,
+    sources_of_simulation,
+)
 from ssrtrack.scoring.evaluate import evaluate
 from ssrtrack.simulators.scenario import parse_scenario, radars, simulate
 from ssrtrack.training.tune_job import flights_of, tune_text, tuned_of, write_tuned
 from ssrtrack.units import AZIMUTH_LSB_RAD, RANGE_LSB_M
 from tests.scenario_text import SCENARIO
 from tests.scoring_fixture import EPOCH, paths, plots_table, radar, simple_log, truth_table
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An estimator that says what it was trained on, as learned ones do."""
+
+    inner: Any
+    sources: tuple[dict[str, Any], ...]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
 
 
 def sources(path: Path) -> Sources:
@@ -160,6 +183,9 @@ def test_an_evaluation_refuses_training_data_unless_forced(tmp_path: Path) -> No
         clean = simple_log(tmp_path / "clean.h5", seed=9)
         evaluate([clean, copy], [str(path)], bootstrap=0, progress=lambda what, done, total: said.append(what))
     assert said and all(what.endswith("comparing with training data") for what in said)
+    known = Trained(make_estimator("kf"), tuple(read_tuned(path).sources))  # an estimator in place of its file
+    with pytest.raises(ScoringError, match="'mine' was trained on it"):
+        evaluate([copy], {"kf": make_estimator("kf"), "mine": known}, bootstrap=0)
     forced = evaluate([copy], ["kf", str(path)], bootstrap=0, allow_training_data=True)
     assert forced.trackers[1].scores.position_rmse_m is not None
     other = simple_log(tmp_path / "other.h5", seed=8)
@@ -188,6 +214,10 @@ def test_sketches_estimate_what_they_hold() -> None:
     joined = Sketch.of(part).joined(Sketch.of(np.setdiff1d(marks, part)))
     assert (joined.marks == np.unique(marks)[: joined.marks.size]).all()
     assert joined.marks.size > 0.9 * KEPT and not joined.whole
+    # In pieces, as a long log is read, the same marks are found.
+    pieces = np.array_split(rng.permutation(marks), 7)
+    assert (_smallest(pieces, KEPT + 1) == marks[: KEPT + 1]).all()
+    assert (_smallest(pieces, KEPT, marks[100]) == marks[:101]).all()
     small = Sketch.of(marks[:10]).joined(Sketch.of(marks[5:20]))
     assert small.whole and (small.marks == marks[:20]).all()
     assert Sketch().known(marks) == (0, 0)

@@ -34,6 +34,8 @@ Text = str | int | float
 
 KEPT = 4096  # marks of a sketch
 OCTETS = 6  # of a mark's 8 that are kept: a false match among 1e6 marks then has a chance of 1.5e-5
+LARGEST = np.uint64(2 ** (8 * OCTETS) - 1)
+SAMPLED = 1 << 20  # of a log's marks that are looked up at most
 MIN_MATCHES, MIN_SHARE = 3, 0.01  # of a log's sampled marks that must be known
 EARTH_RADIUS_M = 6.371e6
 MAX_SPACING_S = 30.0  # of truth rows between which a position at the full minute is interpolated
@@ -168,7 +170,10 @@ def clash(trained: Sources, reader: LogReader) -> str | None:
         ("minutes of its true flights", trained.truth, _truth_marks_of_log),
         ("plots", trained.plots, _plot_marks_of_log),
     ):
-        sample, known = sketch.known(marks_of(reader)) if sketch.marks.size else (0, 0)
+        if not sketch.marks.size:
+            continue
+        end = LARGEST if sketch.whole else sketch.marks[-1]
+        sample, known = sketch.known(_smallest(marks_of(reader), SAMPLED, end))
         if known >= MIN_MATCHES and known >= MIN_SHARE * sample:
             return f"{known} of {sample} sampled {what} ({100.0 * known / sample:.0f} %) are those trained on"
     return None
@@ -176,28 +181,36 @@ def clash(trained: Sources, reader: LogReader) -> str | None:
 
 def marks_of_log(reader: LogReader) -> tuple[Sketch, Sketch]:
     """Sketches of a log's true states and of its plots."""
-    return Sketch.of(_truth_marks_of_log(reader)), Sketch.of(_plot_marks_of_log(reader))
+    truth, plots = (_smallest(parts, KEPT + 1) for parts in (_truth_marks_of_log(reader), _plot_marks_of_log(reader)))
+    return Sketch.of(truth), Sketch.of(plots)
 
 
 def marks_of_tables(epoch_s: float, plots: Iterable[Plots], truth: Iterable[Truth]) -> tuple[Sketch, Sketch]:
     """The same of tables in memory, in time order; epoch_s: UTC of time_s = 0, in seconds since 1970."""
-    return Sketch.of(_all(_truth_marks(truth, epoch_s))), Sketch.of(_all(plot_marks(p, epoch_s) for p in plots))
+    seen = (plot_marks(p, epoch_s) for p in plots)
+    return Sketch.of(_smallest(_truth_marks(truth, epoch_s), KEPT + 1)), Sketch.of(_smallest(seen, KEPT + 1))
 
 
 def _epoch_s(reader: LogReader) -> float:
     return reader.provenance.epoch.timestamp()
 
 
-def _plot_marks_of_log(reader: LogReader) -> Array:
-    return _all(plot_marks(p, _epoch_s(reader)) for p in reader.plots(ROWS, PLOT_COLUMNS))
+def _plot_marks_of_log(reader: LogReader) -> Iterable[Array]:
+    return (plot_marks(p, _epoch_s(reader)) for p in reader.plots(ROWS, PLOT_COLUMNS))
 
 
-def _truth_marks_of_log(reader: LogReader) -> Array:
-    return _all(_truth_marks(reader.truth(ROWS), _epoch_s(reader)))
+def _truth_marks_of_log(reader: LogReader) -> Iterable[Array]:
+    return _truth_marks(reader.truth(ROWS), _epoch_s(reader))
 
 
-def _all(parts: Iterable[Array]) -> Array:
-    return np.unique(np.concatenate([np.zeros(0, np.uint64), *parts]))
+def _smallest(parts: Iterable[Array], most: int, end: np.uint64 = LARGEST) -> Array:
+    """The `most` smallest different marks up to `end`, ascending; memory does not grow with the log."""
+    found = np.zeros(0, np.uint64)
+    for part in parts:
+        found = np.unique(np.concatenate([found, part[part <= end]]))[:most]
+        if found.size == most:
+            end = found[-1]
+    return found
 
 
 def plot_marks(plots: Plots, epoch_s: float) -> Array:

@@ -17,7 +17,7 @@ from ssrtrack.filters.measurement import tracking_frame
 from ssrtrack.filters.run import run
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.models.load import digest_of_tracker, load_tracker, sources_of_tracker
-from ssrtrack.models.provenance import clash
+from ssrtrack.models.provenance import Sources, clash
 from ssrtrack.scoring.examples import kept
 from ssrtrack.scoring.gathered import Gathered
 from ssrtrack.scoring.output import TracksInOrder, TracksWriter, tracks_of
@@ -104,11 +104,14 @@ class Asked:
         Raises:
             ScoringError: it was, and training data is not allowed; says which tracker, and how to go on.
         """
-        if self.allow_training_data or isinstance(self.trackers, Mapping):
+        if self.allow_training_data:
             return
         for text in self.trackers:
-            found = clash(sources_of_tracker(text, folder=self.folder), reader)
-            if found:
+            if isinstance(self.trackers, Mapping):
+                sources = Sources.from_list(getattr(self.trackers[text], "sources", ()), f"tracker {text!r}")
+            else:
+                sources = sources_of_tracker(text, folder=self.folder)
+            if found := clash(sources, reader):
                 raise ScoringError(
                     f"{reader.path}: tracker {text!r} was trained on it ({found}); score it on other data, or force it "
                     "with --force-training-data (allow_training_data=True)"
