@@ -97,6 +97,8 @@ WRITERS = {
     "flights.jsonl": lambda f, p: milliseconds(f).to_json(p, orient="records", lines=True),
     "flights.parquet": lambda f, p: f.to_parquet(p),
     "naive.parquet": lambda f, p: f.assign(timestamp=f.timestamp.dt.tz_localize(None)).to_parquet(p),
+    "indexed.parquet": lambda f, p: f.set_index("timestamp").to_parquet(p),
+    "unknown.parquet": lambda f, p: f.assign(onground=pd.array([False, None] * (len(f) // 2), "boolean")).to_parquet(p),
     "states.csv": lambda f, p: state_vectors(f).to_csv(p, index=False),
     "states.parquet": lambda f, p: state_vectors(f).to_parquet(p),
     "shuffled.csv": lambda f, p: f.sample(frac=1.0, random_state=1).to_csv(p, index=False),
@@ -265,11 +267,14 @@ def test_single_values_are_set_aside_and_their_rows_kept(tmp_path):
     frame = set_(flown(), [10], altitude=45_000.0)
     frame = set_(frame, [20], altitude=900_000.0)
     frame.loc[40:42, ["groundspeed", "track"]] = frame.loc[39, ["groundspeed", "track"]].to_numpy()
+    frame.loc[50, "groundspeed"], frame.loc[51, "track"], frame.loc[52, "vertical_rate"] = -1.0, np.inf, 1e300
     table, summary = read(frame, tmp_path)
     assert summary.kept == ROWS
     assert np.array_equal(np.flatnonzero(np.isnan(table.altitude_m)), [10, 20])
-    assert np.array_equal(np.flatnonzero(np.isnan(table.ground_speed_mps)), [40, 41, 42])
-    assert list(summary.unset.values()) == [1, 3, 1]
+    assert np.array_equal(np.flatnonzero(np.isnan(table.ground_speed_mps)), [40, 41, 42, 50])
+    assert np.array_equal(np.flatnonzero(np.isnan(table.track_angle_rad)), [40, 41, 42, 51])
+    assert np.array_equal(np.flatnonzero(np.isnan(table.vertical_rate_mps)), [52])
+    assert list(summary.unset.values()) == [1, 3, 3, 1]
 
 
 def test_a_hard_turn_is_no_outlier():
@@ -327,6 +332,10 @@ WRONG = {
     "words for truth": (lambda f: f.assign(onground="perhaps"), "found 'perhaps', expected true or false"),
     "no rows": (lambda f: f.iloc[:0], "holds no rows"),
     "nothing usable": (lambda f: f.iloc[:3], "none of its 3 rows can be used: 3 in pieces too short"),
+    "no address is one": (lambda f: f.assign(icao24="none"), "60 without time, position or address"),
+    "nowhere": (lambda f: f.assign(latitude=99.0), "60 with an impossible latitude"),
+    "all on the ground": (lambda f: f.assign(onground=True), "60 on the ground"),
+    "beyond the calendar": (lambda f: f.assign(timestamp=1e25 + 1e19 * f.index), "60 without time"),
 }
 
 
@@ -346,7 +355,9 @@ def test_a_wrong_table_is_refused_with_the_reason(name, tmp_path):
         ("flights.json", b'[{"timestamp": 1', "cannot be read as JSON"),
         ("flights.parquet", b"PAR1 no", "cannot be read as Parquet"),
         ("flights.csv", b"", "cannot be read as CSV"),
-        ("flights.csv", b"a,b\n1,2\n", "holds no rows|no column 'timestamp'"),
+        ("flights.csv", b"a,b\n1,2\n", "holds no column that is known, expected 'timestamp'"),
+        ("flights.csv", b"timestamp;icao24\n1;2\n", "with commas between"),
+        ("flights.csv", b"timestamp,icao24\n", "holds no rows"),
     ],
 )
 def test_a_damaged_or_foreign_file_is_refused(name, content, message, tmp_path):

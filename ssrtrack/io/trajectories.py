@@ -112,7 +112,12 @@ def _frame(path: Path) -> "pd.DataFrame":
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
-    if not isinstance(frame, pd.DataFrame) or frame.empty:
+    if not len(frame.columns):
+        raise DataError(
+            f"{path}: holds no column that is known, expected 'timestamp', 'latitude', 'longitude', 'altitude' and "
+            "'icao24' or their other names, in small letters and, in CSV, with commas between (docs/trajectories.md)"
+        )
+    if frame.empty:
         raise DataError(f"{path}: holds no rows; expected trajectories (docs/trajectories.md)")
     return frame
 
@@ -130,7 +135,9 @@ def _read(pd: Any, path: Path, kind: str) -> "pd.DataFrame":
         from pyarrow.parquet import read_schema
 
         names = [name for name in read_schema(path).names if name in KNOWN_NAMES]
-        return pd.read_parquet(path, columns=names)
+        frame = pd.read_parquet(path, columns=names)
+        # A table written with its times as the index has no column of them.
+        return frame.reset_index() if KNOWN_NAMES & set(frame.index.names) else frame
     if kind == "CSV":
         # Addresses such as 400123 or 3e1234 would become numbers.
         texts = dict.fromkeys(TEXT_NAMES, str)

@@ -16,6 +16,7 @@ Array = NDArray[Any]
 Columns = dict[str, Array]
 _MOST_PASSES = 50
 _EXACT_DEG = 1e-8  # a millimetre
+_YEAR_10000_S = 253_402_300_800.0  # since 1970; no calendar here goes on
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Cleaning:
     min_rows: int = 6
     min_duration_s: float = 60.0
     max_speed_mps: float = 500.0
+    max_climb_mps: float = 150.0  # 30,000 ft/min
     max_acceleration_mps2: float = 20.0  # 2 g, as in a turn with 64° of bank
     position_slack_m: float = 300.0  # what a wrong time stamp may move a position by without making it an outlier
     altitude_slack_m: float = 150.0
@@ -60,6 +62,7 @@ def clean(columns: Columns, rules: Cleaning) -> Cleaned:
     if "onground" in rows:
         rows = keep(rows, ~rows.pop("onground"), "on the ground")
     rows["altitude_m"], unset["altitudes out of range"] = _altitudes_in_range(rows["altitude_m"], rules)
+    rows, unset["speeds, tracks and rates of climb out of range"] = _motion_in_range(rows, rules)
     rows = _timed(rows, rules)
     order = np.lexsort((rows["row_time_s"], rows["time_s"], rows["address"]))
     rows = {name: value[order] for name, value in rows.items()}
@@ -85,7 +88,7 @@ def clean(columns: Columns, rules: Cleaning) -> Cleaned:
 def _complete(rows: Columns) -> Array:
     numbers = ("time_s", "latitude_deg", "longitude_deg")
     good = np.all([np.isfinite(rows[name]) for name in numbers], 0) & (rows["address"] >= 0)
-    return np.asarray(good)
+    return np.asarray(good & (rows["time_s"] >= 0.0) & (rows["time_s"] < _YEAR_10000_S))
 
 
 def _on_earth(rows: Columns) -> Array:
@@ -97,6 +100,18 @@ def _on_earth(rows: Columns) -> Array:
 def _altitudes_in_range(altitude_m: Array, rules: Cleaning) -> tuple[Array, int]:
     wrong = (altitude_m < rules.altitude_m[0]) | (altitude_m > rules.altitude_m[1])
     return np.where(wrong, np.nan, altitude_m), int(wrong.sum())
+
+
+def _motion_in_range(rows: Columns, rules: Cleaning) -> tuple[Columns, int]:
+    """Rows without reported motion that no aircraft has, and how many values that are."""
+    limits = {
+        "ground_speed_mps": (0.0, rules.max_speed_mps),
+        "track_angle_rad": (-2.0 * np.pi, 2.0 * np.pi),
+        "vertical_rate_mps": (-rules.max_climb_mps, rules.max_climb_mps),
+    }
+    wrong = {n: (rows[n] < low) | (rows[n] > high) for n, (low, high) in limits.items() if n in rows}
+    rows = rows | {name: np.where(bad, np.nan, rows[name]) for name, bad in wrong.items()}
+    return rows, sum(int(bad.sum()) for bad in wrong.values())
 
 
 def _timed(rows: Columns, rules: Cleaning) -> Columns:
@@ -111,7 +126,7 @@ def _timed(rows: Columns, rules: Cleaning) -> Columns:
 
 def _same(values: Array) -> Array:
     """Whether a row's value is that of the row before it."""
-    return np.concatenate([[False], values[1:] == values[:-1]])
+    return np.concatenate([[False], values[1:] == values[:-1]])[: len(values)]
 
 
 def _repeats(rows: Columns) -> tuple[Array, Array]:

@@ -107,7 +107,8 @@ def _seconds(series: "pd.Series[Any]", where: str) -> Array:
             times = pd.to_datetime(series, utc=True, format="ISO8601")
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{where}: expected times as ISO 8601 (2025-06-01T10:00:00Z) or as numbers since 1970 ({error})"
+            f"{where}: expected times as ISO 8601 (2025-06-01T10:00:00Z) or as numbers since 1970 "
+            f"({str(error).split('. ')[0]})"  # pandas goes on about its own arguments
         ) from error
     since = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
     return np.asarray(since.to_numpy("f8", na_value=np.nan))
@@ -116,7 +117,9 @@ def _seconds(series: "pd.Series[Any]", where: str) -> Array:
 def _truths(series: "pd.Series[Any]", where: str) -> Array:
     import pandas as pd
 
-    if pd.api.types.is_bool_dtype(series) or pd.api.types.is_numeric_dtype(series):
+    if pd.api.types.is_bool_dtype(series):
+        return np.asarray(series.fillna(False).to_numpy(bool))
+    if pd.api.types.is_numeric_dtype(series):
         return np.asarray(series.fillna(0).to_numpy() != 0)
     words = series.astype(object).where(series.notna(), "").astype(str).str.strip().str.lower()
     values = words.map(_WORDS)
