@@ -88,9 +88,9 @@ def biased(look: Look, met: Meetings, slant_m: Floats, azimuth_rad: Floats) -> P
 
 
 def replied_late(look: Look, met: Meetings, slant_m: Floats, azimuth_rad: Floats) -> Pair:
-    """The transponder's own delay: the same in all of a flight's replies to every radar, and jitter in each."""
+    """The transponder's own delay: the same in all of a flight's replies of one mode, and jitter in each."""
     t = look.spec.transponder
-    mode_s = look.fleet.mode_s
+    mode_s = look.mode_s
     if t.sigma_m:
         slant_m = slant_m + delays(look)[met.flight]
     if t.mode_s_jitter_m or t.mode_ac_jitter_m:
@@ -104,7 +104,7 @@ def delays(look: Look) -> Floats:
     from scipy.special import ndtr, ndtri
 
     t = look.spec.transponder
-    cut = ndtr(-np.where(look.fleet.mode_s, t.mode_s_limit_m, t.mode_ac_limit_m) / t.sigma_m)
+    cut = ndtr(-np.where(look.mode_s, t.mode_s_limit_m, t.mode_ac_limit_m) / t.sigma_m)
     return np.asarray(t.sigma_m * ndtri(cut + (1.0 - 2.0 * cut) * look.per_flight("transponder delay")[0]))
 
 

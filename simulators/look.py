@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssrtrack.simulators.draws import ANY_RADAR, NO_FLIGHT, normals, uniforms
 from ssrtrack.simulators.legs import Floats, Ints
@@ -33,6 +34,11 @@ class Look:
     variation_rad: float
     identity: Identity = Identity()
     coordinate_rms_m: Floats | None = None  # (2, F), where the scenario asks for noise on x and y
+
+    @property
+    def mode_s(self) -> NDArray[np.bool_]:
+        """Which flights (F,) answer this radar in Mode S."""
+        return np.asarray(self.fleet.mode_s & self.spec.mode_s)
 
     def beam_time(self, azimuth_rad: Floats, scan: Ints) -> Floats:
         """Time at which the beam points to azimuths (n,) in [0, 2π) during rotations `scan` (n,) of these."""

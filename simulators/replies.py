@@ -50,7 +50,7 @@ def wrong_pulses(look: Look, seen: Meetings, columns: Columns) -> Columns:
     A Mode S reply carries both under a parity of 24 bits (ICAO Annex 10 IV, 3.1.2.3.3): it is read right or not at all.
     """
     rules, out = look.spec.replies, dict(columns)
-    mode_ac = ~look.fleet.mode_s[seen.flight]
+    mode_ac = ~look.mode_s[seen.flight]
     if rules.mode3a_error_share:
         wrong, flip, marked = _errors(look, seen, "wrong code", rules.mode3a_error_share)
         wrong &= mode_ac
@@ -97,7 +97,7 @@ def all_call_only(look: Look, seen: Meetings, columns: Columns) -> Columns:
     share = look.spec.replies.all_call_share
     if not share:
         return columns
-    only = (look.uniforms("all-call", seen)[0] < share) & look.fleet.mode_s[seen.flight]
+    only = (look.uniforms("all-call", seen)[0] < share) & look.mode_s[seen.flight]
     out = dict(columns)
     unread: Columns = {"mode3a": -1, "pressure_altitude_m": np.nan, "callsign": b"", "plot_type": ALL_CALL, "flags": 0}
     for name, value in unread.items() | {(name, np.nan) for name in BDS_LSB.keys() & columns.keys()}:

@@ -39,7 +39,7 @@ def overlaps(look: Look, met: Meetings) -> tuple[Ints, Ints]:
     """Pairs of meetings (p,) with Mode A/C aircraft inside one beamwidth and one window of delay, nearer one first."""
     rules = look.spec.garble
     width, window_m = rules.beamwidth_deg * DEG_RAD, 0.5e-6 * rules.window_us * LIGHT_MPS
-    rows = np.flatnonzero(~look.fleet.mode_s[met.flight])
+    rows = np.flatnonzero(~look.mode_s[met.flight])
     # The angle that the beam has turned: it runs on at north.
     angle = TWO_PI * met.scan[rows] + met.azimuth_rad[rows]
     order = np.argsort(angle, kind="stable")

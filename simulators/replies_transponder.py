@@ -19,19 +19,23 @@ EMERGENCIES = np.array([0o7500, 0o7600, 0o7700])  # unlawful interference, radio
 ORDINARY = np.array([c for c in range(4096) if c % 64 and c != 0o7777])
 
 
-def answers(look: Look, met: Meetings) -> Columns:
-    """Identity columns of all meetings (n,) as the transponders send them."""
-    rules, flight, fleet = look.identity, met.flight, look.fleet
-    mode_s = fleet.mode_s[flight]
-    columns: Columns = {
+def identified(look: Look, met: Meetings) -> Columns:
+    """Who and how high the aircraft of meetings (n,) are; address and callsign come by Mode S alone."""
+    fleet, flight, mode_s = look.fleet, met.flight, look.mode_s
+    return {
         "mode3a": fleet.mode3a[flight],
         "pressure_altitude_m": met.height_m,
-        "address": fleet.address[flight],
-        "callsign": fleet.callsign[flight],
-        "plot_type": np.where(mode_s, ROLL_CALL, SSR),
+        "address": np.where(mode_s, fleet.address, -1)[flight],
+        "callsign": np.where(mode_s, fleet.callsign, b"")[flight],
+        "plot_type": np.where(mode_s, ROLL_CALL, SSR)[flight],
         "truth_id": fleet.truth_id[flight],
-        "flags": np.zeros(len(met), int),
     }
+
+
+def answers(look: Look, met: Meetings) -> Columns:
+    """Identity columns of all meetings (n,) as the transponders send them."""
+    rules, flight = look.identity, met.flight
+    columns = identified(look, met) | {"flags": np.zeros(len(met), int)}
     for effect, share, codes in (
         ("squawk change", rules.squawk_change_share, ORDINARY),
         ("emergency", rules.emergency_share, EMERGENCIES),
@@ -45,7 +49,8 @@ def answers(look: Look, met: Meetings) -> Columns:
         pressed = (met.time_s >= since_s) & (met.time_s < since_s + rules.ident_s)
         columns["flags"] = columns["flags"] | np.where(pressed, int(PlotFlag.SPI), 0)
     if rules.no_altitude_share:
-        silent = (look.per_flight("no altitude")[0] < rules.no_altitude_share)[flight] & ~mode_s
+        silent = (look.per_flight("no altitude")[0] < rules.no_altitude_share)[flight]
+        silent &= ~look.fleet.mode_s[flight]  # the aircraft's own lack, at whatever radar
         columns["pressure_altitude_m"] = np.where(silent, np.nan, met.height_m)
     return columns
 

@@ -100,6 +100,7 @@ class RadarSpec:
     height_m: float = key("float", 0.0, "m", "antenna height above the WGS84 ellipsoid", -500, 9000)
     sac: int = key("integer", 0, "1", "system area code", 0, 255, source="I048/010")
     sic: int = key("integer", 0, "1", "system identification code", 0, 255, source="I048/010")
+    mode_s: bool = key("bool", True, "", "interrogates in Mode S; false: all aircraft answer it in Mode A/C")
     rotation_period_s: float = key("float", REQUIRED, "s", "time of one rotation", 0.5, 60)
     north_time_s: float = key("float", 0.0, "s", "when the beam first points north", 0, 60)
     rotation_jitter: float = key("float", 0.0, "1", "sigma of a north crossing's time, in periods", 0, 0.01)

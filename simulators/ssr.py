@@ -14,14 +14,13 @@ from ssrtrack.simulators.legs import Floats
 from ssrtrack.simulators.look import Columns, Look, Meetings
 from ssrtrack.simulators.registers import bds50, bds60
 from ssrtrack.simulators.replies import replied
+from ssrtrack.simulators.replies_transponder import identified
 from ssrtrack.simulators.resolution import quantised
 from ssrtrack.simulators.schema_effects import NorthStamp
 from ssrtrack.simulators.schema_radar import Quantisation
 from ssrtrack.simulators.timing import crossings, to_enu, turned
 from ssrtrack.simulators.trajectory import Paths
 from ssrtrack.units import DEG_RAD
-
-SSR, ROLL_CALL = 2, 5  # I048/020 TYP
 
 
 def observe(look: Look) -> list[Columns]:
@@ -33,7 +32,9 @@ def observe(look: Look) -> list[Columns]:
     met = meetings(look)
     rows = detected(look, met)
     seen = met.take(rows)
-    rows, columns = replied(look, met, rows, _identified(look, seen) | measured(look, seen) | _reports(look, seen))
+    detection: Columns = {"time_s": seen.time_s, "radar_id": np.full(len(seen), look.radar_id)}
+    detection |= identified(look, seen) | measured(look, seen) | _reports(look, seen)
+    rows, columns = replied(look, met, rows, detection)
     sets = [columns, *extra_plots(look, met, rows, columns)]
     return [_stamped(look, s) for s in sets if len(s["time_s"])]
 
@@ -68,23 +69,8 @@ def polar(enu_m: Floats) -> tuple[Floats, Floats, Floats]:
     return np.sqrt(ground2 + up**2), turned(np.arctan2(east, north)), np.arctan2(up, np.sqrt(ground2))
 
 
-def _identified(look: Look, seen: Meetings) -> Columns:
-    """Time of detection, and who and how high the aircraft is."""
-    fleet, flight = look.fleet, seen.flight
-    return {
-        "time_s": seen.time_s,
-        "radar_id": np.full(len(seen), look.radar_id),
-        "mode3a": fleet.mode3a[flight],
-        "pressure_altitude_m": seen.height_m,
-        "address": fleet.address[flight],
-        "callsign": fleet.callsign[flight],
-        "plot_type": np.where(fleet.mode_s, ROLL_CALL, SSR)[flight],
-        "truth_id": fleet.truth_id[flight],
-    }
-
-
 def _reports(look: Look, seen: Meetings) -> Columns:
-    """What is read from the registers of Mode S aircraft, NaN for others."""
+    """What is read from the registers of aircraft that answer in Mode S, NaN for others."""
     registers = look.spec.registers
     if not (registers.bds50 or registers.bds60):
         return {}
@@ -92,7 +78,7 @@ def _reports(look: Look, seen: Meetings) -> Columns:
     reports = bds50(state) if registers.bds50 else {}
     if registers.bds60:
         reports |= bds60(state, look.variation_rad)
-    without = ~look.fleet.mode_s[seen.flight]
+    without = ~look.mode_s[seen.flight]
     for values in reports.values():
         values[without] = np.nan
     return dict(reports)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ssrtrack.data import Plots, Truth
+from ssrtrack.data import PlotFlag, Plots, Truth
 from ssrtrack.errors import ScenarioError
 from ssrtrack.geodesy import geodetic_to_enu
+from ssrtrack.simulators import profile
 from ssrtrack.simulators.profile import list_profiles, load_profile
 from ssrtrack.simulators.scenario import parse_scenario, radars, simulate
 from ssrtrack.simulators.schema import Scenario
@@ -76,10 +77,53 @@ def test_the_scenario_comes_before_the_profile_key_by_key():
     assert scenario(of_profile("legacy-12s", "rotation_period_s = 10")).radar[0].rotation_period_s == 10.0
 
 
+def test_a_scenarios_text_repeats_it_whatever_becomes_of_the_profiles(monkeypatch, tmp_path):
+    plan = scenario(of_profile("degraded"), of_profile("spec"), of_profile("spec"))
+    assert plan.text.count("[profile.") == 2
+    monkeypatch.setattr(profile, "_FOLDER", tmp_path)  # none is there any more
+    again = parse_scenario(plan.text, "x", "x")
+    assert again == plan and again.text == plan.text
+    same(run(again)[0], run(plan)[0])
+
+
+def test_a_scenario_may_have_profiles_of_its_own():
+    own = "\n[profile.mine]\nrotation_period_s = 5\nnoise.sigma_range_m = 11\n"
+    both = scenario('profile = "mine"\n', 'profile = "mine"\nnoise = { sigma_azimuth_deg = 1 }\n', flow=FLOW + own)
+    assert [(r.rotation_period_s, r.noise.sigma_range_m) for r in both.radar] == [(5.0, 11.0)] * 2
+    assert [r.noise.sigma_azimuth_deg for r in both.radar] == [0.08, 1.0]
+    before = scenario(of_profile("spec"), flow=FLOW + "\n[profile.spec]\nbias.range_m = 7\n")
+    assert (before.radar[0].bias.range_m, before.radar[0].jumps.fraction) == (7.0, 0.0)
+
+
 PERIOD = "rotation_period_s = 4\n"
+
+
+def test_a_radar_without_mode_s_hears_everybody_in_mode_ac():
+    """Its plots are those it has of the same flights without Mode S, to the last bit."""
+    effects = PERIOD + """
+        registers = { bds50 = true, bds60 = true }
+        transponder = { sigma_m = 40, mode_ac_jitter_m = 15, mode_s_jitter_m = 5 }
+        garble = { probability = 0.7 }
+        replies = { all_call_share = 0.1, mode3a_error_share = 0.1, altitude_error_share = 0.1 }
+        fruit = { per_aircraft = 0.1 }
+    """
+    with_s, without = (FLOW.replace("= 0.7", f"= {share}") for share in (1, 0))
+    usual, _ = run(scenario(effects, number=60, flow=with_s))
+    heard, _ = run(scenario(effects + "mode_s = false\n", number=60, flow=with_s))
+    same(heard, run(scenario(effects, number=60, flow=without))[0])
+    assert set(heard.plot_type) == {2} and set(usual.plot_type) == {2, 4, 5}
+    assert np.any(heard.flags & PlotFlag.MODE3A_GARBLED) and not np.any(usual.flags & PlotFlag.MODE3A_GARBLED)
+
+
 ERRORS = {
     "unknown": ('profile = "mode-s-typical"', r"x.radar\[0\].profile: found 'mode-s-typical'.* did you mean 'modes-"),
     "nothing like it": ('profile = "qq"', r"profiles: barcelona, degraded, koss-paper"),
+    "own profile's key": (
+        PERIOD + 'profile = "q"\n[profile.q]\nnois = 3',
+        r"radar\[0\]: unknown key 'nois'; did you mean 'noise'",
+    ),
+    "own profile's name": (PERIOD + 'profile = "mime"\n[profile.mine]', "did you mean 'mine'"),
+    "profile that is none": (PERIOD + "[profile]\nmine = 3", r"x.profile: found {'mine': 3}, expected tables"),
     "no text": (PERIOD + "profile = 3", r"profile: found 3 \(int\)"),
     "key of a profile's block": (
         PERIOD + 'profile = "spec"\nnoise = { sigma_m = 3 }',

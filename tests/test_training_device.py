@@ -1,6 +1,7 @@
 """Flights made on the training device: consistent truth, a radar's errors, and the simulator's own statistics."""
 
-from dataclasses import replace
+import inspect
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ssrtrack.simulators.schema import Scenario
 from ssrtrack.simulators.schema_effects import Bias, Fading, Jumps, Tails, Transponder
 from ssrtrack.simulators.schema_radar import Detection, Noise, Outliers, RadarSpec
 from ssrtrack.simulators.suite import load_suite
+from ssrtrack.training import device_radar
 from ssrtrack.training.device_motion import flown_paths
 from ssrtrack.training.device_plan import planned
 from ssrtrack.training.device_radar import left_out, observed, site_of
@@ -209,6 +211,15 @@ def test_what_cannot_be_made_is_refused(scenario: Scenario) -> None:
         DeviceFlights(replace(scenario, radar=(far,), traffic=flows), 1, 8, 40, "cpu", 0, 1).windows(0)
     coarse = replace(scenario.radar[0], noise=Noise(sigma_range_m=1.0, sigma_azimuth_deg=1.0))
     assert "coarse" in not_on_device(replace(scenario, radar=(coarse,)))
+
+
+def test_every_effect_of_a_radar_is_here_or_named_as_left_out() -> None:
+    """A key that a later radar has must not be ignored in silence."""
+    of_no_effect = {"name", "profile", "latitude_deg", "longitude_deg", "height_m", "sac", "sic", "registers"}
+    any_phase = {"north_time_s"}  # the device draws it
+    source = inspect.getsource(device_radar)
+    keys = {f.name for f in fields(RadarSpec) if "key" in f.metadata} - of_no_effect - any_phase
+    assert {k for k in keys if f"spec.{k}" not in source} == set(device_radar.NOT_HERE)
 
 
 def test_left_out_effects_are_named() -> None:

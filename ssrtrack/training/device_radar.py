@@ -22,8 +22,8 @@ NEWTON = 8  # an aircraft's azimuth changes little in a rotation, so each step o
 CONVERGED_S = 1e-6
 JITTER_CLIP = 4.0
 NOT_HERE = (
-    "wobble", "cartesian", "lobing", "shielding", "blanking", "outage", "failures", "replies", "garble", "false_plots",
-    "fruit", "split", "ring_around", "reflector",
+    "wobble", "cartesian", "lobing", "shielding", "blanking", "outage", "failures", "north_stamp", "replies", "garble",
+    "false_plots", "fruit", "split", "ring_around", "reflector",
 )  # fmt: skip
 
 
@@ -50,6 +50,7 @@ def observed(
 ) -> Plots:
     """The first `meetings` passes of the beam over each flight from its age `age_s` (N,) on; `mode_s` (N,) bool."""
     draw = _Draws(rng, (age_s.shape[0], meetings))
+    mode_s = mode_s & spec.mode_s
     time_s, met = _meetings(spec, paths, age_s, draw)
     truth, height = paths.at(time_s)
     up = up_m(truth[:2], height, site)
