@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ssrtrack.data import Trajectories
     from ssrtrack.simulators.replay import RecordedTraffic
     from ssrtrack.simulators.schema import Scenario
 
 DEFAULT_SEED = 1
+CENTRE = "centre"  # --site: in the middle of the flights
 
 
 def simulate(
@@ -60,7 +60,7 @@ def simulate(
         extra["turbulence_m2ps3"] = plan.turbulence_m2ps3
     else:
         start = truth_start.replace(tzinfo=UTC) if truth_start else None
-        plan, traffic, more = _replayed(plan, truth, start, site or ("centre" if is_suite(scenario) else ""))
+        plan, traffic, more = _replayed(plan, truth, start, site or (CENTRE if is_suite(scenario) else ""))
         # Neither the flights nor the plots are those of a split: only the radar is the suite's.
         extra = more | ({"suite_variant": extra["suite"]} if "suite" in extra else {})
     provenance = Provenance(
@@ -84,7 +84,8 @@ def simulate(
                 progress("simulating", int(plots.time_s[-1]), int(plan.duration_s))
     if traffic:
         print(traffic.summary)
-    print(f"{plot_count:,} plots of {plan.duration_s / 60:.0f} min written to {output}")
+    nobody = "" if plot_count else ": no radar saw anybody; compare the places of the radars and of the traffic"
+    print(f"{plot_count:,} plots of {plan.duration_s / 60:.0f} min written to {output}{nobody}")
 
 
 def _plan(scenario: str, split: str, seed: int | None) -> tuple["Scenario", int, dict[str, float | str]]:
@@ -109,12 +110,18 @@ def _replayed(
     """The scenario over recorded flights, these flights, and what the log is to carry of them."""
     from hashlib import file_digest
 
+    from ssrtrack.io.sites import parse_site
     from ssrtrack.io.trajectories import read_trajectories
-    from ssrtrack.simulators.replay_scenario import with_truth
+    from ssrtrack.simulators.replay_scenario import Site, centre, with_truth
 
+    given = parse_site(site) if site not in ("", CENTRE) else {}  # before a long recording is read
     trajectories, summary = read_trajectories(truth)
     print(summary)
-    place = _site(site, trajectories)
+    place: Site | None = None
+    if given:
+        place = given["latitude_deg"], given["longitude_deg"], given["height_m"]
+    elif site:
+        place = (*centre(trajectories), None)
     placed, traffic = with_truth(plan, trajectories, start=start, site=place)
     with truth.open("rb") as file:
         digest = file_digest(file, "sha256").hexdigest()
@@ -129,18 +136,6 @@ def _replayed(
         # As --site takes it, to the last bit.
         extra["site"] = f"{latitude!r},{longitude!r},{plan.radar[0].height_m if height is None else height!r}"
     return placed, traffic, extra
-
-
-def _site(text: str, trajectories: "Trajectories") -> tuple[float, float, float | None] | None:
-    from ssrtrack.io.sites import parse_site
-    from ssrtrack.simulators.replay_scenario import centre
-
-    if not text:
-        return None
-    if text == "centre":
-        return (*centre(trajectories), None)
-    place = parse_site(text)
-    return place["latitude_deg"], place["longitude_deg"], place["height_m"]
 
 
 def _list() -> None:

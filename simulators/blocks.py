@@ -8,7 +8,6 @@ from typing import Any
 
 from ssrtrack.errors import ScenarioError
 
-
 _HUGE = 1e300
 
 

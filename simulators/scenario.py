@@ -58,7 +58,7 @@ def parse_scenario(text: str, name: str, where: str) -> Scenario:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beyond TOMLDecodeError: numbers and nesting without end
         raise ScenarioError(f"{where}: not valid TOML: {error}") from error
     keys = with_profiles(table, where)
     scenario: Scenario = parse_block(Scenario, keys, where, name=name)

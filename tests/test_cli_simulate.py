@@ -1,17 +1,26 @@
 """`ssrtrack simulate` with the suite and with recorded flights; what it refuses, and what a kill leaves behind."""
 
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ssrtrack.cli.main import main
-from ssrtrack.io.hdf5 import LogReader
+from ssrtrack.data import Plots
+from ssrtrack.io.hdf5 import LogReader, Provenance
+from ssrtrack.io.sites import parse_site
+from ssrtrack.io.trajectories import read_trajectories
+from ssrtrack.simulators import profile
+from ssrtrack.simulators.replay_scenario import with_truth
+from ssrtrack.simulators.scenario import parse_scenario
+from ssrtrack.simulators.scenario import simulate as run
 from ssrtrack.simulators.suite import SEEDS, VERSION
 from tests.test_io_trajectories import flown, state_vectors
 
@@ -62,6 +71,39 @@ def test_recorded_flights_make_a_log(folder):
     assert np.abs(truth.v_east_mps - 205.8).max() < 3.0 and np.abs(truth.v_north_mps).max() < 6.0
 
 
+def repeated(about: Provenance, truth: Path | None = None) -> Plots:
+    """The plots that a log's provenance, and the recording it names, are enough to make."""
+    plan, traffic = parse_scenario(about.scenario, "log", "log"), None
+    if truth:
+        assert hashlib.sha256(truth.read_bytes()).hexdigest() == about.extra["truth_sha256"]
+        start = datetime.fromisoformat(about.extra["truth_start"])
+        place = tuple(parse_site(about.extra["site"]).values())
+        plan, traffic = with_truth(plan, read_trajectories(truth)[0], start=start, site=place)
+    return Plots.concat([plots for plots, _ in run(plan, about.seed, traffic=traffic)])
+
+
+@pytest.mark.parametrize("arguments", [[], ["--truth", "flights.csv", "--site", "centre"]])
+def test_a_log_says_all_that_makes_it_again(arguments, folder, monkeypatch):
+    text = TOML.format(seconds=900, number=5).replace("[[traffic]]", 'profile = "degraded"\n[[traffic]]')
+    (folder / "p.toml").write_text(text)
+    done = simulate("p.toml", *arguments, "--seed", 7, "-o", "log.h5", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (folder / "p.toml").unlink()
+    monkeypatch.setattr(profile, "_FOLDER", folder)  # the built-in profiles may have changed
+    with LogReader(folder / "log.h5") as log:
+        again, plots = repeated(log.provenance, folder / "flights.csv" if arguments else None), log.read_plots()
+    assert len(plots) > 100
+    for name, column in plots.columns().items():
+        np.testing.assert_array_equal(getattr(again, name), column, err_msg=name)
+
+
+def test_a_log_without_plots_says_so(folder):
+    far = TOML.format(seconds=60, number=5) + "latitude_deg = -50.0\nlongitude_deg = 8.5\n"
+    (folder / "far.toml").write_text(far)
+    done = simulate("far.toml", "-o", "log.h5", cwd=folder)
+    assert done.returncode == 0 and "0 plots" in done.stdout and "no radar saw anybody" in done.stdout
+
+
 def test_a_suite_radar_goes_where_the_flights_are(folder):
     done = simulate("suite:tma-4s", "--truth", "south.parquet", "-o", "log.h5", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -99,6 +141,7 @@ WRONG = {
     "a start of nothing": (["x.toml", "--truth-start", "2021-07-12T14:00:00Z"], 2, "only with --truth"),
     "a site of nothing": (["x.toml", "--site", "centre"], 2, "only with --truth"),
     "a bad site": (["x.toml", "--truth", "flights.csv", "--site", "here"], 1, "is not LAT,LON,HEIGHT"),
+    "a bad site of a long recording": (["x.toml", "--truth", "none.csv", "--site", "1,2"], 1, "is not LAT,LON,HEIGHT"),
     "out of range": (["x.toml", "--truth", "south.parquet"], 1, "--site centre"),
     "no recording": (["x.toml", "--truth", "none.csv"], 1, "none.csv: no such file"),
     "no kind": (["x.toml", "--truth", "x.toml"], 1, "unknown kind of file"),

@@ -298,6 +298,9 @@ ERRORS = {
         r"aircraft\[0\].legs\[1\].bank_deg: found 89 .*1 to 75 deg",
     ),
     "not TOML": ("epoch = = 3", r"not valid TOML: .*line 1"),
+    "number without end": (GOOD + "start_s = " + "9" * 5000, r"not valid TOML: .*4300 digits"),
+    "number beyond floats": (GOOD + "start_s = " + "9" * 400, r"aircraft\[0\].start_s: found 9999"),
+    "nesting without end": ("a = " + "[" * 100_000, r"not valid TOML: .*recursion"),
 }
 
 
