@@ -33,6 +33,13 @@ def measured(plots: Plots, index: object = None, **changes: object) -> Measureme
     return make_measurements(plots, rows, tracking_frame(RADARS, [0, 1]), **options)  # type: ignore[arg-type]
 
 
+def test_a_stated_sigma_of_zero_gives_way_to_the_one_given() -> None:
+    own = {"sigma_range_m": np.array([0.0, 30.0], "f4"), "sigma_azimuth_rad": np.zeros(2, "f4")}
+    z = measured(plots_of([6e4, 6e4], [0.5, 0.5], **own))
+    np.testing.assert_allclose(z.sigma_range_m, [[70.0, 30.0]])
+    np.testing.assert_allclose(z.sigma_azimuth_rad, 0.08 * DEG_RAD)
+
+
 def test_two_radars_put_one_aircraft_in_one_place() -> None:
     where = (41.9, 2.6, 10500.0)
     both = [seen_from(k, *where) for k in (0, 1)]

@@ -177,7 +177,8 @@ def _sigma(name: str, own: Array, given: float | Array | None, radar: Array) -> 
     fallback = np.atleast_1d(np.asarray(np.nan if given is None else given, np.float64))
     if fallback.size > 1 and radar.size and radar.max() >= fallback.size:
         raise EstimatorError(f"{name} has {fallback.size} values, one for each radar is needed")
-    sigma = np.where(np.isfinite(own), own, fallback[radar] if fallback.size > 1 else fallback)
+    # A stated zero, as of a simulation without noise, is no standard deviation that a filter can use.
+    sigma = np.where(own > 0.0, own, fallback[radar] if fallback.size > 1 else fallback)
     if not (sigma > 0.0).all():
         raise EstimatorError(
             f"{int((~(sigma > 0.0)).sum())} of {sigma.size} plots have no positive {name}, neither their own nor their "

@@ -99,7 +99,7 @@ def _chosen(given: float | None, stated: Array, measured: list[float | None], fl
     if given is not None:
         return np.full(stated.size, given), np.zeros(stated.size, bool)
     found = np.array([np.nan if m is None else max(m, floor) for m in measured])
-    known = np.isfinite(stated)
+    known = stated > 0.0  # zero is what a simulation without noise states
     return np.where(known, stated, found), ~known
 
 
