@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from ssrtrack.batch.run import batch
+from ssrtrack.errors import EstimatorError
+from ssrtrack.kernels.kalman import has_gpu
 from ssrtrack.models.checkpoint import save_run
 from ssrtrack.report.html import html_page
 from ssrtrack.scoring.evaluate import evaluate
@@ -35,6 +37,10 @@ def test_runs_of_one_name_stand_beside_their_base(tmp_path: Path, monkeypatch: p
     page = html_page(result, **ABOUT)
     assert all(page.count(name) >= 3 for name in TRACKERS)
 
+    if not has_gpu():
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        with pytest.raises(EstimatorError, match="needs a CUDA device"):
+            evaluate(logs, TRACKERS[1:2], bootstrap=0, backend="triton")
     shared = batch(logs, TRACKERS, "out", workers=2, bootstrap=0).overall[0]
     for one, other in zip(result.trackers, shared.trackers, strict=True):
         assert other.name == one.name and other.scores.updates == one.scores.updates

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ssrtrack.errors import EstimatorError
 from ssrtrack.filters.bank import Bank
-from ssrtrack.filters.batched import batched_backend
+from ssrtrack.filters.batched import batched_backend, chosen
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.packing import form_of, parameters_of
 from ssrtrack.kernels.kalman_form import Form
@@ -140,6 +140,7 @@ def base_history(bank: Bank, flown: Flown, backend: str = "auto") -> Base:
     if backend == "auto":
         backend = "triton" if flown.device.type == "cuda" else "numba"
     batched_backend(bank, backend, "float64")
+    chosen(backend, 0)  # raises for triton without a GPU
     layout = _layout(flown)
     with torch.no_grad():
         found = _scanned(form, parameters_of(bank), _columns(flown, layout), layout, backend)
