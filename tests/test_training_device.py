@@ -13,7 +13,7 @@ from ssrtrack.models.load import load_tracker
 from ssrtrack.models.residual_inputs import Flown, base_history
 from ssrtrack.simulators.scenario import load_scenario
 from ssrtrack.simulators.schema import Scenario
-from ssrtrack.simulators.schema_effects import Bias, Fading, Jumps, Tails, Transponder
+from ssrtrack.simulators.schema_effects import Bias, Clock, Fading, Jumps, NorthStamp, Tails, Transponder
 from ssrtrack.simulators.schema_radar import Detection, Noise, Outliers, RadarSpec
 from ssrtrack.simulators.suite import load_suite
 from ssrtrack.training import device_radar
@@ -124,6 +124,18 @@ def test_bias_and_transponder(scenario: Scenario) -> None:
     assert abs(known.std() - 20.0) < 4.0 * 20.0 / np.sqrt(2.0 * len(known))
 
 
+def test_a_late_clock_is_an_error_of_position(scenario: Scenario) -> None:
+    """Truth is that of the time which a plot states, as in scoring: the plot lies where the aircraft was before."""
+    paths, plots = meetings(scenario, replace(PLAIN, clock=Clock(latency_s=0.7, offset_s=0.3)))
+    seen = plots.detected
+    assert torch.equal(plots.truth, paths.at(plots.time_s)[0])
+    before = paths.at(plots.time_s - 1.0)[0]
+    off = plots.azimuth_rad - torch.remainder(torch.atan2(before[0], before[1]), 2.0 * torch.pi)
+    assert float(torch.remainder(off + torch.pi, 2.0 * torch.pi).sub(torch.pi)[seen].abs().max()) < 1e-9
+    behind = torch.hypot(*(plots.truth - before)[:2])[seen]
+    assert 50.0 < float(behind.median()) < 350.0
+
+
 def test_jumps(scenario: Scenario) -> None:
     r, a, _ = errors_of(scenario, jumps=Jumps(fraction=0.1))
     far = (np.abs(r) > 1.0) | (np.abs(a) > 0.01)
@@ -225,6 +237,8 @@ def test_every_effect_of_a_radar_is_here_or_named_as_left_out() -> None:
 def test_left_out_effects_are_named() -> None:
     assert left_out(PLAIN) == []
     assert left_out(load_scenario("demo").radar[0]) == ["false_plots"]
+    late = replace(PLAIN, clock=Clock(drift_ppm=2.0), north_stamp=NorthStamp(spread_s=0.01))
+    assert left_out(late) == ["north_stamp", "clock.drift_ppm"]
 
 
 @pytest.mark.gpu

@@ -35,14 +35,16 @@ class Plots:
     range_m: Tensor
     azimuth_rad: Tensor
     altitude_m: Tensor
-    truth: Tensor  # (4, N, M) east, north and their rates at the time of detection
+    truth: Tensor  # (4, N, M) east, north and their rates at the time that the plot states, as in scoring
     detected: Tensor
 
 
 def left_out(spec: RadarSpec) -> list[str]:
     """The radar's effects that a device-made batch goes without, by the names of their blocks."""
     defaults = {f.name: f.default for f in fields(RadarSpec)}
-    return [name for name in NOT_HERE if getattr(spec, name) != defaults[name]]
+    found = [name for name in NOT_HERE if getattr(spec, name) != defaults[name]]
+    # A window has no time of day, from which a drift could be told.
+    return [*found, "clock.drift_ppm"] if spec.clock.drift_ppm else found
 
 
 def observed(
@@ -52,10 +54,10 @@ def observed(
     draw = _Draws(rng, (age_s.shape[0], meetings))
     mode_s = mode_s & spec.mode_s
     time_s, met = _meetings(spec, paths, age_s, draw)
-    truth, height = paths.at(time_s)
-    up = up_m(truth[:2], height, site)
-    ground = torch.hypot(truth[0], truth[1])
-    slant, azimuth, elevation = torch.hypot(ground, up), torch.atan2(truth[0], truth[1]), torch.atan2(up, ground)
+    place, height = paths.at(time_s)
+    up = up_m(place[:2], height, site)
+    ground = torch.hypot(place[0], place[1])
+    slant, azimuth, elevation = torch.hypot(ground, up), torch.atan2(place[0], place[1]), torch.atan2(up, ground)
     seen = met & _covered(spec, slant, elevation, height) & _detected(spec, slant, draw)
     measured_m, measured_rad = _measured(spec, slant, azimuth, mode_s, draw)
     clock, q = spec.clock, spec.quantisation
@@ -64,6 +66,7 @@ def observed(
         stamp = stamp + clock.latency_jitter_s * draw.normal().clamp(-JITTER_CLIP, JITTER_CLIP)
     if q.time:
         stamp = torch.round(stamp / TIME_LSB_S) * TIME_LSB_S
+    seen &= (stamp >= 0.0) & (stamp < paths.last_s)
     if q.range:
         measured_m = torch.round(measured_m / RANGE_LSB_M) * RANGE_LSB_M
     if q.azimuth:
@@ -71,7 +74,8 @@ def observed(
     if q.altitude:
         lsb = torch.where(mode_s, 25.0 * FT_M, 100.0 * FT_M)[:, None]
         height = torch.round(height / lsb) * lsb
-    return Plots(stamp, measured_m, measured_rad % TWO_PI, height, truth, seen)
+    # A late stamp is an error of position: the aircraft has flown on since it was seen.
+    return Plots(stamp, measured_m, measured_rad % TWO_PI, height, paths.at(stamp)[0], seen)
 
 
 class _Draws:

@@ -1,4 +1,4 @@
-"""Endless windows of flights made on the training device: batch k is a function of the scenario, the seed and k.
+"""Endless windows of flights made on the training device: batch k follows from scenario, seed, k and how many share it.
 
 For a GPU, which would wait for a simulator on the CPU. Random traffic and one radar can be made here; the rest of what
 a scenario may say is the simulator's (`flown_simulated`), which also makes the held-out flights of every run, so that
@@ -28,6 +28,7 @@ Tensor = torch.Tensor
 PLANS, NOISE = 111, 112  # first words of the spawn keys of random streams
 PLANNED = 4096  # flights planned at a time
 SPARE = 1.2  # flights made for one wanted: some are never long enough in sight
+PATTERNS = ("approach", "departure", "crossing", "low_level")  # blocks of a scenario, beside traffic and aircraft
 MAX_SILENCE_S = 60.0  # a longer one ends a flight, as in scoring
 
 
@@ -35,10 +36,10 @@ def not_on_device(scenario: Scenario) -> str:
     """Why the flights of a scenario cannot be made on the device; empty if they can."""
     if len(scenario.radar) != 1:
         return f"{len(scenario.radar)} radars see it"
-    others = [name for name in _OTHER_TRAFFIC if getattr(scenario, name, ())]
+    others = [name for name in ("aircraft", *PATTERNS) if getattr(scenario, name)]
     if others or not scenario.traffic:
         return f"it has traffic that does not fly at random ({', '.join(others) or 'none at random'})"
-    if getattr(scenario, "gusts", None) not in (None, "none"):
+    if scenario.gusts != "none":
         return "its turbulence is not white"
     spec = scenario.radar[0]
     if np.isfinite(spec.cartesian.snr_db):
@@ -47,9 +48,6 @@ def not_on_device(scenario: Scenario) -> str:
     if spec.coverage.max_range_nm * NM_M * variance > DEBIAS_LIMIT * spec.noise.sigma_range_m:
         return "its azimuths are so coarse that converted positions are biased"
     return ""
-
-
-_OTHER_TRAFFIC = ("aircraft", "hold", "approach", "departure", "crossing", "parallel", "low_level")
 
 
 class DeviceFlights:
