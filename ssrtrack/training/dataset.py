@@ -55,22 +55,28 @@ def _windows(reader: LogReader, length: int) -> Windows:
     found = windows_of(reader.plots(), reader.truth(), reader.radars, length, sigmas=sigmas)
     if found is None:
         raise TrainingError(f"{reader.path}: no flight has {MIN_PLOTS} plots, so there is nothing to train on")
+    if not np.isfinite(found.truth).any():
+        raise TrainingError(f"{reader.path}: its truth has no state at the time of any plot; check the log's times")
     return found
 
 
 def split_by_flight(windows: Windows, share: float, seed: int) -> tuple[Windows, Windows]:
-    """Windows of most flights, and those of about `share` of the flights (at least one), drawn by the seed.
+    """Windows of most aircraft, and those of about `share` of the aircraft (at least one), drawn by the seed.
+
+    Aircraft of one number are held out in all logs together: the logs may be of the same flights, seen by other radars.
 
     Raises:
-        TrainingError: all windows are of one flight.
+        TrainingError: all windows are of aircraft of one number.
     """
-    ids = np.unique(windows.flight)
+    aircraft = windows.flight % FLIGHTS_APART
+    ids = np.unique(aircraft)
     if ids.size < 2:
         raise TrainingError(
-            "there is one flight alone, so none can be held out for validation; give more logs, or --validation"
+            f"all flights are of aircraft {int(ids[0])}, so none can be held out for validation; give a log with more "
+            "aircraft, or --validation"
         )
     drawn = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_PASS, 0)))).permutation(ids)
-    held = np.isin(windows.flight, drawn[: max(1, round(share * ids.size))])
+    held = np.isin(aircraft, drawn[: max(1, round(share * ids.size))])
     return windows.take(~held), windows.take(held)
 
 

@@ -70,7 +70,11 @@ class HeldOut:
 
 
 def held_out(flown: Flown, flight: NDArray[np.int64], base: Bank, reference: Bank) -> HeldOut:
-    """Run the classical filters over the held-out windows, once."""
+    """Run the classical filters over the held-out windows, once.
+
+    Raises:
+        TrainingError: there is nothing to score.
+    """
     pieces, of_base, of_reference = [], [], []
     for begin in range(0, len(flight), PIECE):
         part = flown.select(slice(begin, begin + PIECE))
@@ -79,7 +83,12 @@ def held_out(flown: Flown, flight: NDArray[np.int64], base: Bank, reference: Ban
         pieces.append((part, history))
         of_base.append(errors_of(history.mean, part))
         of_reference.append(errors_of(other.mean, part))
-    return HeldOut(pieces, joined(of_base), joined(of_reference), flight)
+    found = HeldOut(pieces, joined(of_base), joined(of_reference), flight)
+    if not found.base.plots.any():
+        raise TrainingError(
+            f"the held-out flights have no plot with known truth after their first {WARMUP_PLOTS}; validate on others"
+        )
+    return found
 
 
 def ratio_interval(
