@@ -87,7 +87,8 @@ def _parameters(tuning: "Tuning") -> Any:
 
     table = Table("parameter", "before", "tuned", title="Parameters")
     for key in tuning.searched:
-        table.add_row(key, f"{tuning.before[key]:.4g}", f"{tuning.after[key]:.4g}")
+        bound = " (the bound of the search)" if key in tuning.at_bounds else ""
+        table.add_row(key, f"{tuning.before[key]:.4g}", f"{tuning.after[key]:.4g}{bound}")
     return table
 
 

@@ -15,7 +15,7 @@ from ssrtrack.filters.tuned_file import read_tuned
 from ssrtrack.models.load import load_tracker
 from ssrtrack.scoring.evaluate import evaluate
 from ssrtrack.training.likelihood import OUTLIER_SCALE, OUTLIER_WEIGHT, Likelihood, figures, whitened
-from ssrtrack.training.tune import BOUNDS, METHODS, start_of, tune
+from ssrtrack.training.tune import BOUNDS, METHODS, Tuning, start_of, tune
 from ssrtrack.training.tune_flights import Block, Group, log_group, simulated_group, split_group
 from ssrtrack.training.tune_job import flights_of, tune_text, tuned_of, write_tuned
 from tests import filters_fixture as made
@@ -227,6 +227,22 @@ def test_from_a_scenario_to_a_file_that_tracks(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="cannot be written"):
         write_tuned(tmp_path / "none" / "x.toml", back)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.toml", "tuned.toml"]
+
+
+def test_validation_logs_of_the_same_flights_are_refused(tmp_path: Path) -> None:
+    log = simple_log(tmp_path / "a.h5", flights=30, plots=30)
+    (tmp_path / "b.h5").write_bytes(log.read_bytes())
+    with pytest.raises(TrainingError, match=r"b\.h5: holds flights that are tuned on"):
+        flights_of([], [log], [tmp_path / "b.h5"])
+    assert flights_of([], [log], [simple_log(tmp_path / "c.h5", seed=8)]).validation
+
+
+def test_parameters_at_a_bound_are_named() -> None:
+    found = Tuning(
+        "kf", "plain", "likelihood", "Powell", ("q_m2s3", "tail_scale"), {}, {"q_m2s3": 1e3, "tail_scale": 8.0},
+        0.0, 0.0, 0.0, 0.0, (), (), 1, 0.0,
+    )  # fmt: skip
+    assert found.at_bounds == ("q_m2s3",)
 
 
 def test_a_split_of_the_suite_has_its_own_seed() -> None:

@@ -83,6 +83,11 @@ class Tuning:
     evaluations: int
     seconds: float
 
+    @property
+    def at_bounds(self) -> tuple[str, ...]:
+        """Searched parameters that ended where the search may not go further: the flights say little of them."""
+        return tuple(k for k in self.searched if any(abs(self.after[k] / end - 1.0) < 1e-3 for end in BOUNDS[k]))
+
 
 def start_of(
     name: str, variant: str, fixed: Mapping[str, Any] | None = None, start: Mapping[str, Any] | None = None

@@ -10,7 +10,8 @@ from typing import Any
 from ssrtrack.errors import TrainingError
 from ssrtrack.filters.estimators import given_parameters, parameters_of
 from ssrtrack.filters.tuned_file import Tuned, format_tuned
-from ssrtrack.models.provenance import Sources
+from ssrtrack.io.hdf5 import LogReader
+from ssrtrack.models.provenance import Sources, clash
 from ssrtrack.simulators.scenario import load_scenario
 from ssrtrack.simulators.suite import is_suite, load_suite, suite_provenance
 from ssrtrack.training.likelihood import Figures
@@ -53,7 +54,8 @@ def flights_of(
     The validation logs also serve scenarios, in place of their own.
 
     Raises:
-        TrainingError: nothing to tune on, a seed for a split of the suite, or too few flights.
+        TrainingError: nothing to tune on, a seed for a split of the suite, too few flights, or validation logs of
+            flights that are tuned on.
         ScenarioError, LogError: a scenario or log cannot be read.
     """
     if not scenarios and not logs:
@@ -76,7 +78,12 @@ def flights_of(
             validation.append(held)
     if validation_logs:
         validation.append(log_group(validation_logs, max_plots=max_plots))
-    return Flights(tuple(training), tuple(validation))
+    found = Flights(tuple(training), tuple(validation))
+    for path in validation_logs:
+        with LogReader(path) as reader:
+            if known := clash(found.sources, reader):
+                raise TrainingError(f"{path}: holds flights that are tuned on ({known}); validate on others")
+    return found
 
 
 def _simulated(name: str, split: str, seed: int | None, max_plots: int) -> Group:
@@ -123,6 +130,7 @@ def tuned_of(
             "objective": tuning.objective,
             "method": tuning.method,
             "searched": list(tuning.searched),
+            "at_bounds": list(tuning.at_bounds),
             "evaluations": tuning.evaluations,
             "groups": [group.name for group in found.training],
             "flights": sum(group.flights for group in found.training),
