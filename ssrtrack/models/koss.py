@@ -1,8 +1,9 @@
 """KOSS in plain torch: a state-space layer whose Kalman gain is a function of its own innovation (arXiv 2512.16723).
 
-What is built is the operator `discrete`, the discrete Kalman filter's own recursion with the posterior fed back: in
-the form published the state has no memory of its input while the gain rests, in this one it has. With segments of one
-step the innovation is exact. Sequences are (T, B, D), time first, as `torch.nn.GRU` takes them.
+What is built is the operator `discrete`, the discrete Kalman filter's own recursion with the posterior fed back. It is
+an adaptation: in the form published, taken exactly, the state has no memory of its input while the gain rests, in this
+one it has. With segments of one step the innovation is exact. Sequences are (T, B, D), time first, as `torch.nn.GRU`
+takes them.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ssrtrack.models.koss_scan import koss_scan
 Tensor = torch.Tensor
 STEP_RANGE = (1e-3, 0.1)  # Δ at the start, log-uniform: memories of 1/Δ steps
 GAIN_RANGE = (-4.0, 0.0)  # its logit at the start: K from 0.02 to 0.5, a spread of time constants
-SPECTRAL_CAP = 4.0  # of W1 and W2; the loop e → K → h → e turns chaotic where both together exceed about 36
+SPECTRAL_CAP = 4.0  # of W1 and W2; the loop e → K → h → e turns chaotic where their product is between 23 and 36
 LEAST_GAP = 1e-3  # of the nominal one, where the logarithm of a gap is taken
 CLOSED = -1e9  # a gain's logit where there is no input: K = 0 in every precision
 TAPS = 4  # of the causal convolution
@@ -55,8 +56,8 @@ class InnovationGain(nn.Module):
 class KossLayer(nn.Module):
     """The scan and the projections that steer it: step length Δ, read-out c and the gain's bias z, all from the input.
 
-    D channels in heads that share nothing but c; N states a channel with A = −exp(A_log); Δ is proportional to the true
-    time since the sequence's last step.
+    D channels in heads whose scans share nothing but c; N states a channel with A = −exp(A_log); Δ is proportional to
+    the true time since the sequence's last step.
     """
 
     def __init__(self, width: int, states: int = 4, head: int = 64, rank: int = 4) -> None:
