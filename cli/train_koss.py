@@ -1,5 +1,8 @@
 """`ssrtrack train koss`: a scenario or logs in, the folder of a learned tracker out."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -56,7 +59,7 @@ def koss(
     if resume is not None:
         _only_with_resume(context)
         output = resume
-    with progress_bar() as bar, tensorboard_scalars(output, tensorboard) as scalars:
+    with _told_how_to_go_on(output), progress_bar() as bar, tensorboard_scalars(output, tensorboard) as scalars:
         telling = Telling(
             line=partial(print, flush=True),
             step=lambda progress, loss: bar(f"loss {loss:.3f}", max(1, int(1000 * progress)), 1000),
@@ -75,6 +78,19 @@ def koss(
             )  # fmt: skip
     if outcome.summary:
         print(f"{outcome.summary}\nBest model in {output}; use it with: ssrtrack evaluate LOG -t {output} -t imm")
+
+
+@contextmanager
+def _told_how_to_go_on(run: Path) -> Iterator[None]:
+    """A Ctrl-C need not be the end."""
+    from ssrtrack.training.loop_folder import STATE
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (run / STATE).exists():
+            print(f"Go on with: ssrtrack train koss --resume {run}", file=sys.stderr)
+        raise
 
 
 def _only_with_resume(context: typer.Context) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from ssrtrack.cli.train_koss import koss
 from ssrtrack.errors import CheckpointError, EstimatorError, ScenarioError, SsrtrackError, TrainingError
 from ssrtrack.io.hdf5 import LogWriter, Provenance
 from ssrtrack.scoring.evaluate import evaluate
-from ssrtrack.simulators.scenario import radars, simulate
-from ssrtrack.training import loop_data
+from ssrtrack.simulators.scenario import parse_scenario, radars, simulate
+from ssrtrack.training import loop_data, loop_koss
 from tests.training_fixture import TEXT, scenario
 
 APP = typer.Typer()
@@ -87,6 +88,74 @@ def test_from_logs(folder: Path) -> None:
     with pytest.raises(SsrtrackError, match="trained on"):
         evaluate([folder / "c.h5"], ["named"], bootstrap=10)
     assert evaluate([second], ["named"], bootstrap=10).trackers[0].scores.flights > 0
+
+
+def test_validation_on_what_is_trained_on_is_refused(folder: Path) -> None:
+    first = log(folder / "a.h5", 1)
+    (folder / "copy.h5").write_bytes(first.read_bytes())
+    with pytest.raises(TrainingError, match=r"copy\.h5: holds flights that are trained on"):
+        call("-l", str(first), "--validation", "copy.h5", "-o", "run", *QUICK)
+    assert not (folder / "run").exists()
+
+
+def test_a_log_that_has_changed_stops_a_resumed_run(folder: Path) -> None:
+    """What it was begun with is trained on, and must be known as such for ever."""
+    call("-l", str(log(folder / "a.h5", 1)), "-o", "run", *QUICK)
+    before = json.loads((folder / "run" / "model.json").read_text())["sources"]
+    (folder / "a.h5").unlink()
+    log(folder / "a.h5", 2)
+    with pytest.raises(TrainingError, match=r"a\.h5: is not the log that the run was begun with"):
+        call("--resume", "run", "--workers", "0")
+    assert json.loads((folder / "run" / "model.json").read_text())["sources"] == before
+
+
+SCRIPTED = """
+[[aircraft]]
+latitude_deg = 48.0
+longitude_deg = 11.2
+flight_level = 200.0
+speed_kt = 300.0
+track_deg = 60.0
+"""
+
+
+def test_scripted_aircraft_are_known_under_every_seed(folder: Path) -> None:
+    (folder / "small.toml").write_text(TEXT + SCRIPTED)
+    assert "1 scripted aircraft fly the same path" in call("-s", "small.toml", "-o", "run", *QUICK)
+    area = replace(parse_scenario(TEXT + SCRIPTED, "s", "s"), traffic=())
+    provenance = Provenance(command="", epoch=area.epoch, software_version="0", created="2025-06-01T00:00:00Z")
+    with LogWriter(folder / "again.h5", provenance, radars(area)) as writer:
+        for plots, truth in simulate(area, 77):
+            writer.append_plots(plots)
+            writer.append_truth(truth)
+    with pytest.raises(SsrtrackError, match=r"of its true flights .* trained on"):
+        evaluate([folder / "again.h5"], ["run"], bootstrap=0)
+
+
+def test_a_run_that_cannot_begin_takes_the_place_of_none(folder: Path) -> None:
+    call("-s", "small.toml", "-o", "run", *QUICK)
+    before = {p.name: p.read_bytes() for p in (folder / "run").iterdir()}
+    (folder / "empty.toml").write_text(
+        TEXT.replace("radius_nm = 40.0", "radius_nm = 40.0\nlatitude_deg = -40.0\nlongitude_deg = 0.0")
+    )
+    for more in (["-o", "run", "--force"], ["-o", "other"]):
+        with pytest.raises(ScenarioError, match="nothing to train on"):
+            call("-s", "empty.toml", *more, *QUICK)
+    assert {p.name: p.read_bytes() for p in (folder / "run").iterdir()} == before
+    assert not (folder / "other").exists()
+
+
+def test_ctrl_c_says_how_to_go_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call("-s", "small.toml", "-o", "run", *QUICK)
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_koss, "_trained", stopped)
+    done = CliRunner().invoke(APP, ["--resume", "run"])
+    assert done.exit_code == 130 and "Go on with: ssrtrack train koss --resume run" in done.stderr
 
 
 def test_a_finished_run_is_resumed_to_the_same_end(folder: Path) -> None:

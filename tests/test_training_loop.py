@@ -23,8 +23,8 @@ from ssrtrack.training import loop
 from ssrtrack.training.flown_simulated import held_out_flights, simulated_flights
 from ssrtrack.training.flown_tensors import to_flown
 from ssrtrack.training.loop import Report, Training, Watch
-from ssrtrack.training.loop_folder import RunFolder, new_folder, open_folder
-from ssrtrack.training.loop_model import new_model
+from ssrtrack.training.loop_folder import RunFolder, new_folder, open_folder, sole_use
+from ssrtrack.training.loop_model import groups, new_model
 from ssrtrack.training.loop_recipe import LAST_RATE, Recipe
 from ssrtrack.training.loop_validation import HeldOut, held_out
 from tests.training_fixture import ALONE, imm, plan
@@ -145,6 +145,13 @@ def test_bf16_trains(validation: HeldOut) -> None:
     assert reports[0].ratio == pytest.approx((1.0, 1.0), abs=1e-3) and reports[-1].score < 0.0
 
 
+def test_a_model_is_judged_in_the_precision_in_which_it_will_be_used(validation: HeldOut) -> None:
+    run = training(replace(SHORT, dtype="bf16", learning_rate=5e-3), validation)
+    run.run()
+    alone = replace(run, recipe=replace(SHORT, learning_rate=5e-3)).report_on(run.model)
+    assert run.report_on(run.model).ratio == alone.ratio
+
+
 # --- resuming ---
 
 
@@ -238,6 +245,58 @@ def test_a_saved_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     save_file(foreign, str(folder.state))
     with pytest.raises(CheckpointError, match="found format None"):
         training(SHORT, None, folder=folder).resume()
+
+
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "run", {}, force=False)
+    run = training(replace(SHORT, steps=2), None, folder=folder)
+    run.run()
+    state = folder.state.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in [10, 200, len(state) - 1, *rng.integers(len(state), size=20)]:
+        folder.state.write_bytes(state[:at] + bytes([state[at] ^ 4]) + state[at + 1 :])
+        with pytest.raises(CheckpointError):
+            run.resume()
+
+
+def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    one, other = (new_folder(tmp_path / name, {"recipe": name}, force=False) for name in ("a", "b"))
+    run = training(replace(SHORT, steps=1), None, folder=one)
+    run.run()
+    other.state.write_bytes(one.state.read_bytes())
+    with pytest.raises(CheckpointError, match=r"state of another run than config\.json"):
+        training(SHORT, None, folder=other).resume()
+
+
+@pytest.mark.parametrize("text", ["step,loss\nx,1\n", "a,b\n1,2\n", "step,loss\n\0\0,\0\n"])
+def test_a_damaged_table_is_named_and_the_run_goes_on_without_it(text: str, tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "run", {}, force=False)
+    run = training(replace(SHORT, steps=2), None, folder=folder)
+    run.run()
+    (folder.path / "steps.csv").write_text(text)
+    with pytest.raises(CheckpointError, match=r"steps\.csv: damaged .* move it elsewhere"):
+        run.resume()
+    (folder.path / "steps.csv").unlink()
+    run.resume()
+    assert run.at.step == 2
+
+
+def test_biases_and_time_constants_do_not_decay() -> None:
+    model = new_model("tiny", imm(), 4.0, 1)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decaying, free = ([names[id(p)] for p in group["params"]] for group in groups(model, 0.1))
+    assert len(decaying) + len(free) == len(names)
+    assert not [n for n in decaying if n.rsplit(".", 1)[-1] in ("bias", "b1", "log_rate", "skip", "gain_gap")]
+    assert {n.rsplit(".", 1)[-1] for n in decaying} == {"weight", "w1", "w2", "taps"}
+
+
+def test_a_folder_in_use_is_neither_replaced_nor_shared(tmp_path: Path) -> None:
+    run = new_folder(tmp_path / "run", {}, force=False)
+    with sole_use(run.path):
+        for attempt in (lambda: new_folder(run.path, {}, force=True), lambda: sole_use(run.path).__enter__()):
+            with pytest.raises(TrainingError, match="another process trains in it"):
+                attempt()
+    new_folder(run.path, {}, force=True)
 
 
 def test_a_folder_is_never_overwritten_unasked(tmp_path: Path) -> None:

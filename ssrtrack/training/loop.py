@@ -139,7 +139,7 @@ class Training:
             raise TrainingError("a run without a folder has nothing to resume from; give it one")
         # A run that was killed before its first state begins again.
         if self.folder.state.exists():
-            self.at = Position(**read_state(self.folder.state, self.model, self.optimizer))
+            self.at = Position(**read_state(self.folder.state, self.model, self.optimizer, self.folder.run))
         self.ranks.wait()  # nobody may still read what the leader now changes
         if self.ranks.leads:
             self.folder.cut_to(self.at.step, self.at.validated)
@@ -252,11 +252,11 @@ class Training:
         return report
 
     def report_on(self, model: nn.Module) -> Report:
-        """Errors of a model on the held-out flights."""
+        """Errors of a model on the held-out flights, in float32: the precision in which it will be used."""
         if self.held_out is None:
             raise TrainingError("there are no held-out flights to report on; give some")
         parts = []
-        with torch.no_grad(), self._precision():
+        with torch.no_grad():
             for flown, base in self.held_out.pieces:
                 parts.append(errors_of(estimates(model, base, flown), flown))
         return Report(self.at.step, self.at.seconds, self.at.loss, joined(parts), self.held_out)
@@ -264,4 +264,4 @@ class Training:
     def _save(self) -> None:
         if self.folder is not None and self.ranks.leads:
             self.folder.flush()
-            write_state(self.folder.state, self.model, self.optimizer, self.at.facts())
+            write_state(self.folder.state, self.model, self.optimizer, self.at.facts(), self.folder.run)

@@ -12,13 +12,13 @@ import torch
 from ssrtrack.errors import CheckpointError, ScenarioError, TrainingError
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.models.load import sources_of_tracker
-from ssrtrack.models.provenance import Sources, sources_of
-from ssrtrack.simulators.scenario import load_scenario, parse_scenario
+from ssrtrack.models.provenance import Sources, clash, marks_of_tables, sources_of, sources_of_log
+from ssrtrack.simulators.scenario import load_scenario, parse_scenario, simulate
 from ssrtrack.simulators.schema import Scenario
 from ssrtrack.simulators.suite import is_suite, load_suite
 from ssrtrack.training.dataset import LoggedFlights, read_flights, split_by_flight
 from ssrtrack.training.device_radar import left_out
-from ssrtrack.training.device_sampler import device_flights, not_on_device
+from ssrtrack.training.device_sampler import PATTERNS, device_flights, not_on_device
 from ssrtrack.training.distributed import Ranks
 from ssrtrack.training.flown_simulated import Endless, held_out_flights, simulated_flights
 from ssrtrack.training.flown_windows import Windows
@@ -158,10 +158,47 @@ def sources_trained_on(data: Data, recipe: Recipe) -> Sources:
         # No seed under which `simulate` would fly the same: those of the blocks are derived from it.
         name = data.suite or data.scenario.name
         entry: dict[str, str | int | float] = {"kind": "endless simulation", "name": name, "first_seed": recipe.seed}
-        own = Sources((entry,))
+        own = _fixed_sources(data.scenario, Sources((entry,)))
     else:
         readers = [LogReader(path) for path in data.logs]
         own = sources_of(readers)
         for reader in readers:
             reader.close()
     return own.joined(sources_of_tracker(recipe.base))
+
+
+def _fixed_sources(scenario: Scenario, own: Sources) -> Sources:
+    """With the marks of scripted aircraft, which fly the same path under every seed."""
+    if not scenario.aircraft:
+        return own
+    nobody: dict[str, Any] = dict.fromkeys(("traffic", *PATTERNS), ())
+    alone = replace(scenario, **nobody)
+    truth = [states for _, states in simulate(alone, 0)]
+    return replace(own, truth=marks_of_tables(scenario.epoch.timestamp(), [], truth)[0])
+
+
+def fixed_flights(data: Data) -> str:
+    """What a reader should know of scripted aircraft; empty if there are none or others validate."""
+    if data.scenario is None or not data.scenario.aircraft or data.validation:
+        return ""
+    return (
+        f"{len(data.scenario.aircraft)} scripted aircraft fly the same path in training and in validation, which "
+        "flatters the validation; give other flights with --validation, or random traffic."
+    )
+
+
+def check_validation(data: Data, trained: Sources) -> None:
+    """Raises TrainingError where a validation log holds flights that are trained on."""
+    for path in data.validation:
+        with LogReader(path) as reader:
+            if found := clash(trained, reader):
+                raise TrainingError(f"{path}: holds flights that are trained on ({found}); validate on others")
+
+
+def check_logs_of(data: Data, trained: Sources) -> None:
+    """Raises TrainingError where a log is no longer what a run was begun with."""
+    for path in data.logs:
+        with LogReader(path) as reader:
+            (entry,) = sources_of_log(reader, marks=False).entries
+        if {**entry, "name": ""} not in [{**known, "name": ""} for known in trained.entries]:
+            raise TrainingError(f"{path}: is not the log that the run was begun with; put that back, or begin anew")

@@ -8,9 +8,12 @@ model.json, model-*.safetensors   the best model so far: what `evaluate -t` take
 """
 
 import csv
+import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from shutil import rmtree
@@ -25,10 +28,13 @@ _OURS = [CONFIG, STATE, STEPS, PROGRESS, "model.json", "model-*.safetensors", "*
 
 
 class RunFolder:
-    """An open run folder; rows are kept until `flush`, so that the tables never run ahead of the saved state."""
+    """An open run folder; rows are kept until `flush`, so that the tables never fall behind the saved state.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    run: digest of what the run is (`digest_of`), "" where that does not matter.
+    """
+
+    def __init__(self, path: Path, run: str = "") -> None:
+        self.path, self.run = path, run
         self._waiting: dict[str, list[Mapping[str, Any]]] = {STEPS: [], PROGRESS: []}
 
     @property
@@ -48,23 +54,63 @@ class RunFolder:
                 rows.clear()
 
     def cut_to(self, step: int, validated: int) -> None:
-        """Drop rows after these steps, which a killed run wrote and its successor will write again."""
+        """Drop rows after these steps, which a killed run wrote and its successor will write again.
+
+        Raises:
+            CheckpointError: a table is damaged.
+        """
         for name, last in ((STEPS, step), (PROGRESS, validated)):
             path = self.path / name
             if path.exists():
-                with path.open(newline="", encoding="utf-8") as file:
-                    # A kill may have cut the last row short.
-                    rows = [
-                        row for row in csv.DictReader(file) if None not in row.values() and int(row["step"]) <= last
-                    ]
-                _write(path, rows)
+                _write(path, _rows_to(path, last))
 
 
-def new_folder(path: Path, config: Mapping[str, Any], *, force: bool) -> RunFolder:
-    """A folder for a new run, with its config.json; `force` removes the run that is there, and only that.
+def _rows_to(path: Path, last: int) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            # A kill may have cut the last row short.
+            whole = [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+            return [row for row in whole if int(row["step"]) <= last]
+    except (KeyError, ValueError, csv.Error) as error:
+        raise CheckpointError(
+            f"{path}: damaged ({error!r}); the run does not need it: move it elsewhere and go on"
+        ) from error
+
+
+def digest_of(config: Mapping[str, Any]) -> str:
+    """SHA-256 of what the losses of a run depend on; where its logs lie is not among it, what they hold is."""
+    names = "recipe", "base", "sources"
+    data = config.get("data")
+    data = data if isinstance(data, dict) else {}
+    told = {name: config.get(name) for name in names} | {name: data.get(name) for name in ("scenario", "source")}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def sole_use(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """The folder for this process alone: two that save into it would destroy each other's state.
 
     Raises:
-        TrainingError: it is a file, cannot be written, or holds something and `force` is not given.
+        TrainingError: another process trains in it.
+    """
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrainingError(f"{path}: another process trains in it; wait until it has ended, or end it") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(lock)
+
+
+def check_free(path: Path, *, force: bool) -> list[str]:
+    """Names of what lies in a folder and may be removed for a new run.
+
+    Raises:
+        TrainingError: it is a file, or holds something that `force` does not remove.
     """
     if path.exists() and not path.is_dir():
         raise TrainingError(f"{path} is a file, expected a folder for the run")
@@ -78,6 +124,19 @@ def new_folder(path: Path, config: Mapping[str, Any], *, force: bool) -> RunFold
         )
     if foreign:
         raise TrainingError(f"{path} holds {', '.join(foreign[:3])}, which is of no run; give another folder")
+    if there:
+        with sole_use(path, fcntl.LOCK_SH):  # processes of one torchrun look at the same time
+            pass
+    return there
+
+
+def new_folder(path: Path, config: Mapping[str, Any], *, force: bool) -> RunFolder:
+    """A folder for a new run, with its config.json; `force` removes the run that is there, and only that.
+
+    Raises:
+        TrainingError: as `check_free`; or it cannot be written.
+    """
+    there = check_free(path, force=force)
     try:
         path.mkdir(parents=True, exist_ok=True)
         for name in there:
@@ -85,7 +144,7 @@ def new_folder(path: Path, config: Mapping[str, Any], *, force: bool) -> RunFold
         write_json(path / CONFIG, config)
     except OSError as error:
         raise TrainingError(f"{path}: cannot write a run there ({error.strerror}); give another folder") from error
-    return RunFolder(path)
+    return RunFolder(path, digest_of(config))
 
 
 def open_folder(path: Path) -> tuple[RunFolder, dict[str, Any]]:
@@ -103,7 +162,7 @@ def open_folder(path: Path) -> tuple[RunFolder, dict[str, Any]]:
         raise CheckpointError(f"{file}: damaged ({error}); begin the run anew in another folder") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file}: holds a {type(config).__name__}, expected the table that a run writes")
-    return RunFolder(path), config
+    return RunFolder(path, digest_of(config)), config
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -122,6 +181,9 @@ def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         if fresh:
             writer.writeheader()
         writer.writerows(rows)
+        # The state that is saved next must not outlive these rows.
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,31 +1,42 @@
 """A learned tracker from a scenario or logs to a run folder: what `ssrtrack train koss` does."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ssrtrack import __version__
-from ssrtrack.errors import CheckpointError, TrainingError
+from ssrtrack.errors import CheckpointError, LogError, TrainingError
 from ssrtrack.filters.bank import Bank
 from ssrtrack.models.checkpoint_base import bank_from_dict, bank_to_dict
 from ssrtrack.models.load import load_tracker
+from ssrtrack.models.provenance import Sources
 from ssrtrack.models.residual_inputs import base_form
 from ssrtrack.training.dataset import check_logs
 from ssrtrack.training.distributed import Ranks, ranks
 from ssrtrack.training.flown_tensors import to_flown
 from ssrtrack.training.flown_windows import Windows
 from ssrtrack.training.loop import Report, Training, Watch
-from ssrtrack.training.loop_data import Data, chosen_source, flights_of, sources_trained_on
-from ssrtrack.training.loop_folder import RunFolder, new_folder, open_folder
+from ssrtrack.training.loop_data import (
+    Data,
+    check_logs_of,
+    check_validation,
+    chosen_source,
+    fixed_flights,
+    flights_of,
+    sources_trained_on,
+)
+from ssrtrack.training.loop_folder import RunFolder, check_free, digest_of, new_folder, open_folder, sole_use
 from ssrtrack.training.loop_model import new_model
 from ssrtrack.training.loop_recipe import Recipe
 from ssrtrack.training.loop_store import Store
 from ssrtrack.training.loop_telling import SILENT, Telling
 from ssrtrack.training.loop_validation import held_out, ratio_interval
 
-FORMAT = "ssrtrack-run-1"
+FORMAT = "ssrtrack-run-2"
 REFERENCE = "imm"  # the tuned IMM, beside which every validation stands
 
 
@@ -74,27 +85,30 @@ def train_koss(
         command, created: for the checkpoint's provenance.
 
     Raises:
-        TrainingError: nothing to train on, a folder that holds something, no such device, divergence.
+        TrainingError: nothing to train on, validation flights that are trained on, a folder that holds something, no
+            such device, divergence.
         ScenarioError, LogError, EstimatorError: what was named cannot be used.
     """
     # What cannot be done is found out before anything is written.
     filters = _bank(recipe.base), _bank(REFERENCE)
     new_model(recipe.size, filters[0], 1.0, 0)
     check_logs([*data.logs, *data.validation])
+    check_free(output, force=force)
+    sources = sources_trained_on(data, recipe)
+    check_validation(data, sources)
     with ranks(device) as here:
-        folder = RunFolder(output)
         source, remark = chosen_source(data, here.device)
         data = replace(data, source=source)
+        config = {
+            "format": FORMAT, "software_version": __version__, "command": command, "created": created,
+            "recipe": recipe.to_dict(), "data": data.to_dict(), "sources": sources.to_list(),
+            "base": bank_to_dict(filters[0]), "reference": bank_to_dict(filters[1]),
+        }  # fmt: skip
         if here.leads:
-            config = {
-                "format": FORMAT, "software_version": __version__, "command": command, "created": created,
-                "recipe": recipe.to_dict(), "data": data.to_dict(),
-                "base": bank_to_dict(filters[0]), "reference": bank_to_dict(filters[1]),
-            }  # fmt: skip
-            folder = new_folder(output, config, force=force)
-            if remark:
-                telling.line(remark)
-        return _trained(_Run(data, recipe, *filters, folder, False, created), here, workers, telling)
+            for line in filter(None, (remark, fixed_flights(data))):
+                telling.line(line)
+        run = _Run(data, recipe, sources, *filters, RunFolder(output, digest_of(config)), created, _New(config, force))
+        return _trained(run, here, workers, telling)
 
 
 def resume_koss(
@@ -108,7 +122,8 @@ def resume_koss(
     """Go on with a run that was stopped, from its last saved state.
 
     Raises:
-        TrainingError: there is no run. CheckpointError: what is there is damaged or of another version.
+        TrainingError: there is no run, or its logs have changed. CheckpointError: what is there is damaged or of
+            another version.
     """
     folder, config = open_folder(output)
     if config.get("format") != FORMAT:
@@ -119,8 +134,27 @@ def resume_koss(
     data, recipe = Data.from_dict(config.get("data")), Recipe.from_dict(config.get("recipe"))
     # The filters as they were: what "imm" means may have been tuned anew since.
     filters = bank_from_dict(config.get("base")), bank_from_dict(config.get("reference"))
+    sources = _sources(folder, config.get("sources"))
+    check_logs_of(data, sources)
     with ranks(device) as here:
-        return _trained(_Run(data, recipe, *filters, folder, True, created), here, workers, telling)
+        return _trained(_Run(data, recipe, sources, *filters, folder, created), here, workers, telling)
+
+
+def _sources(folder: RunFolder, tables: Any) -> Sources:
+    if not isinstance(tables, list):
+        raise CheckpointError(f"{folder.path}: its config.json does not say what is trained on; begin the run anew")
+    try:
+        return Sources.from_list(tables, str(folder.path))
+    except LogError as error:
+        raise CheckpointError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class _New:
+    """What a run that begins writes first."""
+
+    config: dict[str, Any]
+    force: bool
 
 
 @dataclass(frozen=True)
@@ -129,22 +163,28 @@ class _Run:
 
     data: Data
     recipe: Recipe
+    sources: Sources
     bank: Bank
     reference: Bank
     folder: RunFolder
-    resumed: bool
     created: str
+    new: _New | None = None  # None: it goes on
 
 
 def _trained(it: _Run, here: Ranks, workers: int, telling: Telling) -> Outcome:
     data, recipe, bank, folder = it.data, it.recipe, it.bank, it.folder
-    with flights_of(data, recipe, here, workers) as (flights, held):
+    with ExitStack() as stack:
+        flights, held = stack.enter_context(flights_of(data, recipe, here, workers))
         there = held_out(to_flown(held, here.device), held.flight, bank, it.reference) if here.leads else None
         model = new_model(recipe.size, bank, _usual_gap_s(held), recipe.seed)
-        store = Store(folder.path, bank, recipe.to_dict() | {"created": it.created}, sources_trained_on(data, recipe))
+        if it.new is not None and here.leads:  # only now is it known that there are flights
+            new_folder(folder.path, it.new.config, force=it.new.force)
+        if here.leads:
+            stack.enter_context(sole_use(folder.path))
+        store = Store(folder.path, bank, recipe.to_dict() | {"created": it.created}, it.sources)
         watch = Watch(telling.step, lambda report: telling.line(_line(report)), store.keep, telling.scalars)
         run = Training(recipe, model, bank, flights, there, here, folder, watch)
-        if it.resumed:
+        if it.new is None:
             run.resume()
         run.run()
         if there is None:

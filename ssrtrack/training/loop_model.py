@@ -15,6 +15,7 @@ from ssrtrack.models.residual_inputs import Base, Flown
 from ssrtrack.models.residual_loss import LossWeights, residual_loss
 
 WEIGHTS = LossWeights()
+SPARED = ("log_rate", "b1")  # of two dimensions, and no matrices: a row for each state or head
 
 
 def new_model(size: str, bank: Bank, usual_gap_s: float, seed: int) -> ResidualKoss:
@@ -47,7 +48,7 @@ def estimates(model: nn.Module, base: Base, flown: Flown) -> torch.Tensor:
 def groups(model: nn.Module, decay: float) -> Iterator[dict[str, Any]]:
     """Weights for AdamW: matrices decay; biases, scales and time constants do not."""
     for wanted, weight in ((True, decay), (False, 0.0)):
-        found = [p for name, p in model.named_parameters() if (p.ndim >= 2 and not name.endswith("log_rate")) is wanted]
+        found = [p for name, p in model.named_parameters() if (p.ndim >= 2 and not name.endswith(SPARED)) is wanted]
         if found:
             yield {"params": found, "weight_decay": weight}
 
