@@ -13,6 +13,8 @@ from ssrtrack.simulators.replies_transponder import ALL_CALL, ROLL_CALL, SSR, an
 from ssrtrack.simulators.schema_replies import Garble, Identity, Replies
 
 Bools = NDArray[np.bool_]
+_OF_CODE = int(PlotFlag.MODE3A_NOT_VALIDATED | PlotFlag.MODE3A_GARBLED | PlotFlag.MODE3A_FROM_SMOOTHER)
+_OF_ALTITUDE = int(PlotFlag.ALTITUDE_NOT_VALIDATED | PlotFlag.ALTITUDE_GARBLED)
 # I048/020 TYP of a plot that a primary radar sees as well.
 _WITH_PRIMARY = {SSR: 3, ALL_CALL: 6, ROLL_CALL: 7}
 
@@ -83,12 +85,14 @@ def not_validated(look: Look, seen: Meetings, columns: Columns) -> Columns:
 
 
 def absent(look: Look, seen: Meetings, columns: Columns) -> Columns:
-    """Plots of which some lack the code or the altitude."""
+    """Plots of which some lack the code or the altitude, and with it the bits that say how good it is."""
     rules, out = look.spec.replies, dict(columns)
     if rules.mode3a_absent_share or rules.altitude_absent_share:
         u = look.uniforms("absent", seen)
-        out["mode3a"] = np.where(u[0] < rules.mode3a_absent_share, -1, out["mode3a"])
-        out["pressure_altitude_m"] = np.where(u[1] < rules.altitude_absent_share, np.nan, out["pressure_altitude_m"])
+        no_code, no_altitude = u[0] < rules.mode3a_absent_share, u[1] < rules.altitude_absent_share
+        out["mode3a"] = np.where(no_code, -1, out["mode3a"])
+        out["pressure_altitude_m"] = np.where(no_altitude, np.nan, out["pressure_altitude_m"])
+        out["flags"] = out["flags"] & ~np.where(no_code, _OF_CODE, 0) & ~np.where(no_altitude, _OF_ALTITUDE, 0)
     return out
 
 

@@ -45,6 +45,17 @@ def test_a_share_of_plots_has_it_and_nothing_else_changes(key, hit):
         assert set(plots.plot_type) == {2, 3, 5, 7}
 
 
+def test_what_is_absent_has_no_quality():
+    bad = "mode3a_not_validated_share = 0.5, altitude_not_validated_share = 0.5, unnoticed_share = 0"
+    bad += ", mode3a_error_share = 0.5"
+    some = plots_with(**HALF, replies=f"{bad}, mode3a_absent_share = 0.3, altitude_absent_share = 0.3")
+    code = (some.flags & (PlotFlag.MODE3A_NOT_VALIDATED | PlotFlag.MODE3A_GARBLED)) > 0
+    altitude = (some.flags & PlotFlag.ALTITUDE_NOT_VALIDATED) > 0
+    for marked, gone in ((code, some.mode3a < 0), (altitude, np.isnan(some.pressure_altitude_m))):
+        assert is_share(gone.sum(), len(some), 0.3)
+        assert not marked[gone].any() and marked[~gone].mean() > 0.45
+
+
 def test_all_call_plots_have_the_address_alone():
     clean = plots_with(**HALF, registers="bds50 = true, bds60 = true")
     plots = plots_with(**HALF, registers="bds50 = true, bds60 = true", replies="all_call_share = 0.05")
