@@ -30,8 +30,8 @@ SITE = {"latitude_deg": 41.300702, "longitude_deg": 2.102058, "height_m": 27.257
 # RMS distance to the next plot, by filterpy one flight at a time. It changes when a tracker's defaults do.
 NEXT_PLOT_M = {
     "alpha-beta": 66.3036842, "kf": 50.0386510, "kf-ca": 57.8613141, "singer": 52.7988206, "ekf": 52.6247315,
-    "ekf-ct": 49.9196094, "ukf": 51.9525440, "ukf-ct": 49.1499685, "ckf": 52.0395411, "imm": 47.5403147,
-    "imm2": 52.2352873, "imm3": 47.7090952,
+    "ekf-ct": 49.9196094, "ukf": 51.9525440, "ukf-ct": 49.1499685, "ckf": 52.0395411, "imm": 46.1425639,
+    "imm-gated": 89.5247292, "imm2": 52.2352873, "imm3": 47.7090952,
 }  # fmt: skip
 TOLERANCE = 1e-4
 READING, SMOOTHING, SCORING, INTERVALS, REPORT = "reading and flights", "smoothing", "scoring", "intervals", "report"
