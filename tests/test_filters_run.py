@@ -286,6 +286,7 @@ def test_gate_thresholds_are_the_chi_square_quantiles() -> None:
         (lambda: parse_estimator("kf:q_m2s3=fast"), "q_m2s3 is 'fast', expected a number such as 15.0"),
         (lambda: parse_estimator("kf:q_m2s3=none"), "expected a number such as"),
         (lambda: parse_estimator("imm:turn_rate_dps=nan"), "turn_rate_dps is 'nan', expected a number"),
+        (lambda: parse_estimator("imm:rate_sigma_dps=1e308"), "a value is too large to compute with.*rate_sigma_dps"),
         (lambda: parse_estimator("kf:reopen_after=1.5"), "expected a whole number"),
         (lambda: parse_estimator("kf:gate=99"), "probability"),
         (lambda: make_estimator("imm", sojourn_s=0.0), "sojourn"),

@@ -175,7 +175,10 @@ def make_estimator(name: str, **parameters: Any) -> Estimator:
     common = {f.name for f in fields(Options)}
     chosen = known | parameters
     options = Options(**{k: v for k, v in chosen.items() if k in common})
-    return ESTIMATORS[name](options, **{k: v for k, v in chosen.items() if k not in common})
+    try:
+        return ESTIMATORS[name](options, **{k: v for k, v in chosen.items() if k not in common})
+    except OverflowError as error:
+        raise EstimatorError(f"estimator {name!r}: a value is too large to compute with: {parameters}") from error
 
 
 def parse_estimator(text: str, **defaults: Any) -> Estimator:

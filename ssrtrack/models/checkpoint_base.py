@@ -46,7 +46,7 @@ def bank_from_dict(table: Any) -> Bank:
         motions = tuple(_motion(m) for m in table["motions"])
         chain = Chain(np.array(table["sojourn_s"], np.float64), np.array(table["jump"], np.float64))
         options = _options(table["options"])
-    except (EstimatorError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except (EstimatorError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"the base filter cannot be built: {error}") from error
     if not motions or chain.sojourn_s.size != len(motions) or not np.isfinite(chain.sojourn_s).all():
         raise CheckpointError(f"the base filter has {len(motions)} motion models and sojourn times {chain.sojourn_s}")

@@ -6,6 +6,7 @@ from typing import Any, Self
 from ssrtrack.errors import CheckpointError
 
 LARGEST = 4_096  # of any count: a damaged file must not make us ask for all memory
+LONGEST_GAP_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class ResidualConfig:
         for name, value in whole.items():
             if not (isinstance(value, int) and not isinstance(value, bool) and least[name] <= value <= LARGEST):
                 raise CheckpointError(f"{name} is {value!r}, expected a whole number from {least[name]} to {LARGEST}")
-        if not (isinstance(self.nominal_gap_s, int | float) and 0.0 < self.nominal_gap_s < float("inf")):
-            raise CheckpointError(f"nominal_gap_s is {self.nominal_gap_s!r}, expected a positive number of seconds")
+        gap_s = self.nominal_gap_s
+        if not (isinstance(gap_s, int | float) and not isinstance(gap_s, bool) and 0.0 < gap_s <= LONGEST_GAP_S):
+            raise CheckpointError(f"nominal_gap_s is {gap_s!r}, expected a positive number of seconds, at most a day")
         if self.width % min(self.head, self.width):
             raise CheckpointError(f"width {self.width} is not a multiple of the head's {self.head} channels")
 
