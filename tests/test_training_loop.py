@@ -247,6 +247,32 @@ def test_a_saved_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         training(SHORT, None, folder=folder).resume()
 
 
+def test_a_full_disk_is_named_and_the_run_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills in the middle of a row, when a state has been saved before."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    training(SHORT, None, folder=new_folder(whole, {}, force=False)).run()
+    monkeypatch.setattr(loop, "SAVE_S", 0.0)
+    folder = new_folder(parts, {}, force=False)
+    run, flush = training(SHORT, None, folder=folder), folder.flush
+
+    def filling() -> None:
+        if run.at.step < 6:
+            flush()
+        else:
+            with (parts / "steps.csv").open("a") as file:
+                file.write(f"{run.at.step},0.1")
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder, "flush", filling)
+    with pytest.raises(TrainingError, match=r"parts: cannot be written \(No space left.*--resume"):
+        run.run()
+    again = training(SHORT, None, folder=RunFolder(parts))
+    again.resume()
+    assert again.at.step == 5
+    again.run()
+    assert losses(parts) == losses(whole)
+
+
 def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
     folder = new_folder(tmp_path / "run", {}, force=False)
     run = training(replace(SHORT, steps=2), None, folder=folder)

@@ -20,7 +20,7 @@ from ssrtrack.models.residual_inputs import Flown, base_history
 from ssrtrack.training.distributed import Ranks
 from ssrtrack.training.flown_tensors import to_flown
 from ssrtrack.training.flown_windows import Windows
-from ssrtrack.training.loop_folder import PROGRESS, STEPS, RunFolder
+from ssrtrack.training.loop_folder import PROGRESS, STEPS, RunFolder, writing
 from ssrtrack.training.loop_model import estimates, groups, keep_within_bounds, loss_of
 from ssrtrack.training.loop_recipe import Recipe
 from ssrtrack.training.loop_validation import Errors, HeldOut, errors_of, joined
@@ -148,7 +148,7 @@ class Training:
         """Train to the end of the recipe; returns the last validation (None where another process leads).
 
         Raises:
-            TrainingError: the gradient is not finite for MOST_SKIPPED steps in a row.
+            TrainingError: the gradient is not finite for MOST_SKIPPED steps in a row, or the folder cannot be written.
         """
         recipe, report, begun, saved = self.recipe, None, monotonic() - self.at.seconds, monotonic()
         while True:
@@ -263,5 +263,6 @@ class Training:
 
     def _save(self) -> None:
         if self.folder is not None and self.ranks.leads:
-            self.folder.flush()
-            write_state(self.folder.state, self.model, self.optimizer, self.at.facts(), self.folder.run)
+            with writing(self.folder.path):
+                self.folder.flush()
+                write_state(self.folder.state, self.model, self.optimizer, self.at.facts(), self.folder.run)

@@ -27,6 +27,21 @@ TENSORBOARD = "tensorboard"
 _OURS = [CONFIG, STATE, STEPS, PROGRESS, "model.json", "model-*.safetensors", "*.part", TENSORBOARD]
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Names the folder where something cannot be written; what was saved before stays.
+
+    Raises:
+        TrainingError: the disk is full, for example.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{path}: cannot be written ({error.strerror or error}); free space, then go on with --resume {path}"
+        ) from error
+
+
 class RunFolder:
     """An open run folder; rows are kept until `flush`, so that the tables never fall behind the saved state.
 
@@ -62,7 +77,9 @@ class RunFolder:
         for name, last in ((STEPS, step), (PROGRESS, validated)):
             path = self.path / name
             if path.exists():
-                _write(path, _rows_to(path, last))
+                rows = _rows_to(path, last)
+                with writing(self.path):
+                    _write(path, rows)
 
 
 def _rows_to(path: Path, last: int) -> list[dict[str, str]]:
