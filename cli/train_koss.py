@@ -77,7 +77,7 @@ def koss(
                 workers=workers, telling=telling, command=command_line(), created=now_utc(),
             )  # fmt: skip
     if outcome.summary:
-        print(f"{outcome.summary}\nBest model in {output}; use it with: ssrtrack evaluate LOG -t {output} -t imm")
+        print(f"{outcome.summary}\nBest model in {output}; use it with: ssrtrack evaluate LOG -t imm -t {output}")
 
 
 @contextmanager
