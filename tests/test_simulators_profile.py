@@ -100,13 +100,16 @@ PERIOD = "rotation_period_s = 4\n"
 
 def test_a_radar_without_mode_s_hears_everybody_in_mode_ac():
     """Its plots are those it has of the same flights without Mode S, to the last bit."""
-    effects = PERIOD + """
+    effects = (
+        PERIOD
+        + """
         registers = { bds50 = true, bds60 = true }
         transponder = { sigma_m = 40, mode_ac_jitter_m = 15, mode_s_jitter_m = 5 }
         garble = { probability = 0.7 }
         replies = { all_call_share = 0.1, mode3a_error_share = 0.1, altitude_error_share = 0.1 }
         fruit = { per_aircraft = 0.1 }
     """
+    )
     with_s, without = (FLOW.replace("= 0.7", f"= {share}") for share in (1, 0))
     usual, _ = run(scenario(effects, number=60, flow=with_s))
     heard, _ = run(scenario(effects + "mode_s = false\n", number=60, flow=with_s))
