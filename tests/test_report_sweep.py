@@ -136,6 +136,9 @@ def test_terminal_table_is_narrow_and_literal() -> None:
         made(axis, {"imm": 1.0, "a-rather-long-tracker-name:gate=0.9999": 1.3, HOSTILE: 0.8}) for axis in AXES
     )
     Console(file=file, width=100).print(format_sweeps(sweeps))
+    named = made("pd", {"/data/experiments/2026-11-22/koss-a": 1.0, "kf": 1.3})
+    heading = format_sweeps((named,)).columns[5].header
+    assert str(heading) == "area ÷ /data…-22/koss-a"  # its end, where runs differ
     text = file.getvalue()
     assert all(len(line) <= 100 for line in text.splitlines()) and HOSTILE in text
     assert all(f"{axis} " in text for axis in AXES)

@@ -4,6 +4,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssrtrack.report import sweep_words as words
+from ssrtrack.report.looks import plain_label
 from ssrtrack.report.words import THIN, number
 from ssrtrack.scoring.sweep_curves import BREAK_FACTOR, Curve, Sweep
 
@@ -17,7 +18,7 @@ def format_sweeps(sweeps: tuple[Sweep, ...]) -> Table:
     table.add_column(Text("sweep", style="bold"), max_width=18)
     table.add_column(Text("tracker", style="bold"), overflow="fold", max_width=16)
     reference = sweeps[0].reference
-    for heading in ("first, m", "worst, m", "breaks at", f"area ÷ {reference}"[:24], "lost"):
+    for heading in ("first, m", "worst, m", "breaks at", f"area ÷ {plain_label(reference, 16)}", "lost"):
         table.add_column(Text(heading, style="bold", justify="right"), justify="right", max_width=22)
     for sweep in sweeps:
         for i, curve in enumerate(sweep.curves):
