@@ -212,7 +212,8 @@ def _usual_gap_s(windows: Windows) -> float:
 def _line(report: Report) -> str:
     p, v = report.ratio
     e = report.errors
+    loss = f", loss {report.loss:.3f}" if report.step else ""  # before the first step there is none
     return (
         f"step {report.step:,}, {report.seconds:.0f} s: position {e.position_rmse_m:.1f} m "
-        f"({p:.3f} of the tuned IMM), velocity {e.velocity_rmse_mps:.2f} m/s ({v:.3f}), loss {report.loss:.3f}"
+        f"({p:.3f} of the tuned IMM), velocity {e.velocity_rmse_mps:.2f} m/s ({v:.3f}){loss}"
     )

@@ -1,7 +1,7 @@
 """How a training goes: what of it the caller chooses, and the learning rate that follows."""
 
 from dataclasses import asdict, dataclass, fields
-from math import cos, isfinite, pi
+from math import cos, inf, isfinite, pi
 from typing import Any, Self
 
 from ssrtrack.errors import CheckpointError, TrainingError
@@ -42,8 +42,10 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if not (isinstance(value, int | float) and isfinite(value) and value >= least):
-                raise TrainingError(f"{name} is {value!r}, expected a number of at least {least:g}")
+            most = _MOST.get(name, inf)
+            if not (isinstance(value, int | float) and isfinite(value) and least <= value <= most):
+                to = f"from {least:g} to {most:g}" if name in _MOST else f"of at least {least:g}"
+                raise TrainingError(f"{name} is {value!r}, expected a number {to}")
         if self.steps == 0 and self.minutes == 0.0:
             raise TrainingError("both steps and minutes are 0; say how long to train with one of them")
         if not (self.learning_rate > 0.0 and self.clip > 0.0 and self.warmup < 1.0):
@@ -87,3 +89,4 @@ _LEAST = {
     "steps": 0, "minutes": 0.0, "batch": 1, "window": LEAST_WINDOW, "learning_rate": 0.0, "warmup": 0.0,
     "weight_decay": 0.0, "clip": 0.0, "seed": 0, "validate_every": 0, "patience": 0,
 }  # fmt: skip
+_MOST = {"batch": 100_000, "window": 10_000}  # what a slip of the hand would fill the memory with
