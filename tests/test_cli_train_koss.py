@@ -66,7 +66,12 @@ def call(*arguments: str) -> str:
 
 def test_from_a_scenario_to_scores(folder: Path) -> None:
     said = call("-s", "small.toml", "-o", "run", *QUICK)
-    assert "nan" not in said and "step 3," in said and "On held-out flights, position RMSE" in said and "evaluate LOG -t imm -t run" in said
+    assert (
+        "nan" not in said
+        and "step 3," in said
+        and "On held-out flights, position RMSE" in said
+        and "evaluate LOG -t imm -t run" in said
+    )
     scores = evaluate([log(folder / "test.h5", 99)], ["imm3", "run"], bootstrap=10).trackers
     assert [t.name for t in scores] == ["imm3", "run"]
     # Three steps from the base: near it, and not it.
