@@ -279,7 +279,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     def full(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ssrtrack.batch.store.os.fsync", full)
+    monkeypatch.setattr("ssrtrack.io.whole.os.fsync", full)
     with pytest.raises(BatchError, match="No space left on device"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"

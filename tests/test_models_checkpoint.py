@@ -81,7 +81,7 @@ def test_a_write_that_stops_half_way_leaves_the_older_model(
 ) -> None:
     bank, done = base("kf"), []
     save_run(tmp_path, network(bank, seed=1), bank)
-    whole = checkpoint._write
+    whole = checkpoint.write_whole
 
     def stopping(path: Path, data: bytes) -> None:
         if len(done) == files:
@@ -89,7 +89,7 @@ def test_a_write_that_stops_half_way_leaves_the_older_model(
         done.append(path)
         whole(path, data)
 
-    monkeypatch.setattr(checkpoint, "_write", stopping)
+    monkeypatch.setattr(checkpoint, "write_whole", stopping)
     with pytest.raises(CheckpointError, match="No space left"):
         save_run(tmp_path, network(bank, seed=2), bank)
     want = network(bank, seed=1).state_dict()

@@ -172,11 +172,10 @@ def test_a_failed_write_leaves_the_old_page_and_no_part(tmp_path: Path, monkeypa
     path = make_report(result, tmp_path, **ABOUT)
     before = path.read_bytes()
 
-    def full(self: Path, *_: Any, **__: Any) -> int:
-        self.touch()
+    def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("ssrtrack.io.whole.os.fsync", full)
     with pytest.raises(ScoringError, match="No space left"):
         make_report(result, tmp_path, **(ABOUT | {"title": "Again"}))
     assert path.read_bytes() == before

@@ -11,13 +11,14 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ssrtrack.batch.task import Job
 from ssrtrack.errors import BatchError, ScoringError
+from ssrtrack.io import whole
 from ssrtrack.scoring.gathered import Gathered, one_log, unpacked
 
 FORMAT, VERSION = "ssrtrack-batch-log", 1
@@ -146,26 +147,12 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         BatchError: it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except BaseException as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            raise BatchError(f"{path}: cannot be written ({reason}); free space, then go on with --resume") from error
-        raise
+        whole.write_whole(path, data)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BatchError(f"{path}: cannot be written ({reason}); free space, then go on with --resume") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,9 +8,7 @@ one, never half of each. Neither file can run code when it is read.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from safetensors.torch import save as tensor_bytes
 import ssrtrack
 from ssrtrack.errors import CheckpointError, EstimatorError
 from ssrtrack.filters.bank import Bank
+from ssrtrack.io.whole import write_whole
 from ssrtrack.models.checkpoint_base import bank_from_dict, bank_to_dict
 from ssrtrack.models.learned import LearnedEstimator
 from ssrtrack.models.residual import ResidualKoss
@@ -79,8 +78,8 @@ def save_run(
     try:
         where.mkdir(parents=True, exist_ok=True)
         old = {f.name for f in where.glob("model-*.safetensors")} - {file}
-        _write(where / file, data)
-        _write(where / NAME, text.encode())
+        write_whole(where / file, data)
+        write_whole(where / NAME, text.encode())
         for name in old:
             (where / name).unlink(missing_ok=True)
     except OSError as error:
@@ -183,18 +182,3 @@ def _model(config: ResidualConfig, weights: Mapping[str, torch.Tensor]) -> Resid
             raise CheckpointError(f"weight {name} is not finite")
     model.load_state_dict(dict(weights), assign=True)
     return model
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Seen whole or not at all, also after a crash."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise

@@ -1,13 +1,13 @@
 """The report: one self-contained HTML page and scores.json beside it, written whole or not at all."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from ssrtrack.errors import ScoringError
+from ssrtrack.io.whole import write_whole
 from ssrtrack.report import words
 from ssrtrack.report.sections import Progress, Section, facts, sections
 from ssrtrack.report.style import CSS
@@ -121,11 +121,5 @@ def _provenance(result: EvaluationResult, command: str, software_version: str, c
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write beside the target, then rename: the target is never seen half written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8", errors="replace")
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    """Replace a page whole; characters that are none (of a file's name, say) are shown as question marks."""
+    write_whole(path, text.encode("utf-8", "replace"))

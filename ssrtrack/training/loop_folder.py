@@ -20,6 +20,7 @@ from shutil import rmtree
 from typing import Any
 
 from ssrtrack.errors import CheckpointError, TrainingError
+from ssrtrack.io.whole import write_whole
 
 CONFIG, STATE, STEPS, PROGRESS = "config.json", "last.safetensors", "steps.csv", "progress.csv"
 TENSORBOARD = "tensorboard"
@@ -184,11 +185,7 @@ def open_folder(path: Path) -> tuple[RunFolder, dict[str, Any]]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Replace a JSON file whole."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
+    write_whole(path, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,6 @@ else go on as a number. A kill leaves either the old file or the new one.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import nn
 
 from ssrtrack.errors import CheckpointError
+from ssrtrack.io.whole import write_whole
 
 FORMAT = "ssrtrack-training-2"
 _MODEL, _OPTIMIZER = "model.", "optimizer."
@@ -34,13 +34,8 @@ def write_state(
     for number, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"{_OPTIMIZER}{number}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     tensors = {name: value.contiguous().cpu() for name, value in tensors.items()}
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
-        header = {"format": FORMAT, "run": run, "facts": json.dumps(facts)}
-        file.write(save(tensors, header | {"sha256": _digest(header, tensors)}))
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    header = {"format": FORMAT, "run": run, "facts": json.dumps(facts)}
+    write_whole(path, save(tensors, header | {"sha256": _digest(header, tensors)}))
 
 
 def read_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, run: str = "") -> dict[str, Any]:

@@ -1,8 +1,6 @@
 """From scenarios and logs to a file of tuned parameters: what `ssrtrack train imm` does."""
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from ssrtrack.errors import TrainingError
 from ssrtrack.filters.estimators import given_parameters, parameters_of
 from ssrtrack.filters.tuned_file import Tuned, format_tuned
 from ssrtrack.io.hdf5 import LogReader
+from ssrtrack.io.whole import write_whole
 from ssrtrack.models.provenance import Sources, clash
 from ssrtrack.simulators.scenario import load_scenario
 from ssrtrack.simulators.suite import is_suite, load_suite, suite_provenance
@@ -163,16 +162,7 @@ def write_tuned(path: str | Path, tuned: Tuned) -> None:
         TrainingError: it cannot be written.
     """
     where = Path(path)
-    part = where.with_name(f".{where.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(format_tuned(tuned))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(where)
-    except BaseException as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise TrainingError(f"{where}: cannot be written ({error.strerror or error}); name another file") from error
-        raise
+        write_whole(where, format_tuned(tuned).encode())
+    except OSError as error:
+        raise TrainingError(f"{where}: cannot be written ({error.strerror or error}); name another file") from error
