@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ssrtrack.data import Origin, PlotFlag, Plots, Radar
 from ssrtrack.errors import EstimatorError
 from ssrtrack.geodesy import ecef_to_enu, enu_rotation, geodetic_to_ecef, slant_jacobian, slant_to_enu
+from ssrtrack.units import FT_M
 
 Array = NDArray[Any]
 Site = tuple[float, float, float]
@@ -23,6 +24,8 @@ Site = tuple[float, float, float]
 NOMINAL_SITE: Site = (radians(45.0), 0.0, 0.0)  # stands in for one radar of unknown site; only the curvature matters
 DEBIAS_LIMIT = 0.4  # r·σ_az²/σ_r above which the conversion's bias matters (Lerro and Bar-Shalom 1993)
 CLIMB_SIGMA_MPS = 10.0  # how fast an altitude carried over from another plot loses its worth
+# What is random in a reported altitude from plot to plot is its rounding: 100 ft / sqrt(12).
+SIGMA_HEIGHT_M = 100.0 * FT_M / 12.0**0.5
 BAD_ALTITUDE = PlotFlag.ALTITUDE_NOT_VALIDATED | PlotFlag.ALTITUDE_GARBLED
 
 

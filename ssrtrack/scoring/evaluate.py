@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from ssrtrack.errors import ScoringError
+from ssrtrack.filters.measurement import SIGMA_HEIGHT_M
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.scoring.examples import Gallery
-from ssrtrack.scoring.gather import SIGMA_HEIGHT_M, Asked, Progress, Trackers, gather, nothing_yet, require_flights
+from ssrtrack.scoring.gather import Asked, Progress, Trackers, gather, nothing_yet, require_flights
 from ssrtrack.scoring.gathered import Gathered
 from ssrtrack.scoring.output import TracksWriter
 from ssrtrack.scoring.result import EvaluationResult

@@ -13,7 +13,7 @@ from ssrtrack.data import Plots
 from ssrtrack.errors import ScoringError
 from ssrtrack.filters.batched import batched_backend
 from ssrtrack.filters.estimators import Estimator, make_estimator
-from ssrtrack.filters.measurement import tracking_frame
+from ssrtrack.filters.measurement import SIGMA_HEIGHT_M, tracking_frame
 from ssrtrack.filters.run import run
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.models.load import digest_of_tracker, load_tracker, sources_of_tracker
@@ -25,22 +25,17 @@ from ssrtrack.scoring.radars import radar_rows
 from ssrtrack.scoring.scene import Setting, add_scores, make_scene
 from ssrtrack.scoring.sweep import Sweeper
 from ssrtrack.scoring.tally import Tally
-from ssrtrack.tracking.flights import COLUMNS, IDENTITIES, Cutting, FlightBatch, flights
+from ssrtrack.tracking.flights import COLUMNS, IDENTITIES, MIN_RANGE_M, Cutting, FlightBatch, flights
 from ssrtrack.tracking.pieces import Piece, plots_of_piece
 from ssrtrack.tracking.sigma import Sigmas, choose_sigmas, tells_types_apart
 from ssrtrack.tracking.truth import MAX_SPACING_S, TruthWindow
-from ssrtrack.units import FT_M, NM_M
+from ssrtrack.units import NM_M
 
 Array = NDArray[Any]
 Progress = Callable[[str, int, int], None]
 Trackers = Sequence[str] | Mapping[str, Estimator]
 
-# What is random in a reported altitude from plot to plot is its rounding: 100 ft / sqrt(12).
-SIGMA_HEIGHT_M = 100.0 * FT_M / 12.0**0.5
 MIN_SCORED = 2  # a flight needs this many plots after the warm-up
-# Nearer than this a recording shows the ground of the radar's own airport: on the real Barcelona hour 99.8 %
-# of plots up to 2 NM have no altitude or one under 500 ft, from 2 to 3 NM 5 %.
-MIN_RANGE_M = 2.0 * NM_M
 SMOOTHER = "imm"  # the reference trajectory without truth
 LONG_GAP = 3.3  # rotations; EUROCONTROL-SPEC-147 calls more than 3 intervals plus 10 % a long gap
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ssrtrack.errors import ScenarioError
-from ssrtrack.filters.measurement import DEBIAS_LIMIT
+from ssrtrack.filters.measurement import DEBIAS_LIMIT, SIGMA_HEIGHT_M
 from ssrtrack.geodesy import slant_jacobian, slant_to_enu
 from ssrtrack.models.residual_inputs import Flown
 from ssrtrack.simulators.schema import Scenario
@@ -21,7 +21,7 @@ from ssrtrack.simulators.schema_radar import RadarSpec
 from ssrtrack.training.device_motion import Site, flown_paths
 from ssrtrack.training.device_plan import AGE_S, Plans, planned
 from ssrtrack.training.device_radar import Plots, left_out, observed, site_of
-from ssrtrack.training.flown_windows import MIN_PLOTS, SIGMA_HEIGHT_M
+from ssrtrack.training.flown_windows import MIN_PLOTS
 from ssrtrack.units import DEG_RAD, NM_M
 
 Tensor = torch.Tensor

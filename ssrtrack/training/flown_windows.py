@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssrtrack.data import Plots, Radar, Truth
-from ssrtrack.filters.measurement import Measurements, TrackingFrame, make_measurements, tracking_frame
+from ssrtrack.filters.measurement import SIGMA_HEIGHT_M, Measurements, TrackingFrame, make_measurements, tracking_frame
 from ssrtrack.tracking.flights import Cutting, FlightBatch, flights
 from ssrtrack.tracking.truth import TruthWindow
-from ssrtrack.units import FT_M
 
 Array = NDArray[Any]
 
 MIN_PLOTS = 12  # a shorter window holds little beyond the start of a track
-SIGMA_HEIGHT_M = 100.0 * FT_M / 12.0**0.5  # as in scoring: what is random in an altitude is its rounding to 100 ft
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,22 +10,19 @@ from numpy.typing import NDArray
 
 from ssrtrack.data import Plots, Radar, Truth
 from ssrtrack.errors import TrainingError
-from ssrtrack.filters.measurement import Measurements, make_measurements, tracking_frame
+from ssrtrack.filters.measurement import SIGMA_HEIGHT_M, Measurements, make_measurements, tracking_frame
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.models.provenance import Sources, marks_of_tables, sources_of_log, sources_of_simulation
 from ssrtrack.simulators.scenario import radars as radars_of
 from ssrtrack.simulators.scenario import simulate
 from ssrtrack.simulators.schema import Scenario
-from ssrtrack.tracking.flights import COLUMNS, Cutting, FlightBatch, flights
+from ssrtrack.tracking.flights import COLUMNS, MIN_RANGE_M, Cutting, FlightBatch, flights
 from ssrtrack.tracking.sigma import choose_sigmas, tells_types_apart
 from ssrtrack.tracking.truth import TruthWindow
-from ssrtrack.units import FT_M, NM_M
 
 Array = NDArray[Any]
 
 MIN_PLOTS = 10  # as in scoring: eight plots of warm-up and two to score
-MIN_RANGE_M = 2.0 * NM_M  # of recordings, as in scoring: nearer it is traffic on the ground
-SIGMA_HEIGHT_M = 100.0 * FT_M / 12.0**0.5  # as in scoring: what is random in an altitude is its rounding to 100 ft
 ROWS = 200_000
 HASH = 0x9E3779B97F4A7C15
 
