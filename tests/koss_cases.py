@@ -1,0 +1,196 @@
+"""The one table of cases of KOSS's closed loop, its inputs, and the float64 loops' answers to them.
+
+A new row joins every test: each backend on a CPU, the kernels in Triton's interpreter, the kernels on a card.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from ssrtrack.kernels.koss_form import CLOSED, LoopForm, LoopInputs
+from ssrtrack.kernels.reference import koss_loop
+
+Tensor = torch.Tensor
+NAMES = LoopInputs._fields[:-1]
+TIMED = ("x", "delta", "read", "bias", "slope")
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
+# RMS of the error over RMS of the value, per tensor. bfloat16 rounds y and the gradients handed back to 8 bits, and a
+# kernel may round its gate's operands so too: koss.md's emulation has 5e-3 for that at most.
+NEAR = {"float64": 1e-11, "float32": 2e-5, "bfloat16": 1.5e-2}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row. lengths: of sequences packed one after another, in place of B × T. time_first: views of (T, B, …)."""
+
+    operator: str = "discrete"
+    B: int = 2
+    T: int = 7
+    H: int = 1
+    C: int = 16
+    N: int = 4
+    S: int = 1
+    J: int = 0
+    dtype: str = "float32"
+    mask: bool = False
+    lengths: tuple[int, ...] = ()
+    slope: bool = False
+    lead: bool = False
+    start: bool = True
+    innovate: bool = True
+    time_first: bool = False
+
+    @property
+    def form(self) -> LoopForm:
+        return LoopForm(self.operator, self.S, self.J, self.innovate)
+
+
+CASES: dict[str, Case] = {
+    "one step": Case(T=1, B=1),
+    "odd": Case(T=13, B=3, mask=True),
+    "two heads": Case(T=9, H=2, lead=True, slope=True),
+    "time first": Case(T=6, B=3, H=2, N=3, time_first=True, mask=True),
+    "packed": Case(lengths=(5, 1, 8), N=2, mask=True),
+    "bf16": Case(T=11, B=3, dtype="bfloat16", mask=True),
+    "input only": Case(T=9, innovate=False),
+    "16 states": Case(T=5, N=16, start=False),
+    "neumann": Case("neumann", T=9, slope=True, mask=True),
+    "neumann, no slope": Case("neumann", T=6, N=2),
+    "kalman": Case("kalman", T=9, slope=True, lead=True, mask=True),
+    "exact": Case("exact", T=9, slope=True, N=3),
+    "bucy": Case("bucy", T=9, mask=True, N=2),
+    "bucy, led, packed": Case("bucy", lengths=(4, 1, 6), slope=True, lead=True),
+    "segments": Case(T=16, S=4),
+    "odd segments, two heads": Case(T=13, S=4, H=2, mask=True, slope=True, lead=True),
+    "refined": Case(T=13, S=4, J=1, B=3, mask=True),
+    "refined twice": Case(T=18, S=8, J=2, N=2),
+    "a segment longer than the sequence": Case(T=5, S=32, J=1),
+    "bf16 segments": Case(T=20, S=16, J=1, dtype="bfloat16", mask=True),
+    "packed segments": Case(lengths=(9, 1, 4, 6), S=4, J=1, N=2),
+    "segments, input only": Case(T=9, S=4, J=1, innovate=False),
+    "neumann segments": Case("neumann", T=11, S=4, J=1, slope=True, mask=True),
+    "kalman segments": Case("kalman", T=11, S=4, J=1, mask=True, lengths=()),
+    "exact segments": Case("exact", T=11, S=4, slope=True, time_first=True),
+    "bucy segments": Case("bucy", T=11, S=2, J=1, slope=True, lead=True),
+    "16 states, 32 steps a segment": Case(T=33, S=32, N=16, B=1, start=False),
+}
+
+
+def on_a_card(case: Case) -> Case:
+    """The same row at the width and the length that a GPU is given: 64 channels, many sequences, hundreds of steps."""
+    lengths = tuple(23 * n for n in case.lengths)
+    return replace(case, C=64, B=case.B * 21 - 4, T=case.T * 23 if case.T > 1 else 1, lengths=lengths)
+
+
+def inputs_of(case: Case, seed: int = 0) -> LoopInputs:
+    """Inputs of the sizes and scales of a layer, rounded to the case's precision, on the CPU."""
+    g = torch.Generator().manual_seed(seed)
+    B, D = max(case.B, len(case.lengths)), case.H * case.C
+    rows, T = (1, sum(case.lengths)) if case.lengths else (B, case.T)
+    full, state = PRECISIONS[case.dtype], torch.float64 if case.dtype == "float64" else torch.float32
+
+    def normal(*shape: int, dtype: torch.dtype = state, scale: float = 1.0) -> Tensor:
+        return (scale * torch.randn(*shape, dtype=torch.float64, generator=g)).to(dtype)
+
+    def uniform(*shape: int, dtype: torch.dtype = state) -> Tensor:
+        return torch.rand(*shape, dtype=torch.float64, generator=g).to(dtype)
+
+    x, bias = normal(rows, T, D, dtype=full), normal(rows, T, D, dtype=full) - 1.0
+    if case.mask:
+        missing = uniform(rows, T) < 0.3
+        x = torch.where(missing[..., None], 0.0, x)
+        bias = torch.where(missing[..., None], CLOSED, bias)
+    read = uniform(rows, T, case.N, dtype=full)
+    if case.operator == "kalman":
+        read = read / read.norm(dim=-1, keepdim=True)
+    made = LoopInputs(
+        x=x,
+        delta=uniform(rows, T, D, dtype=full),
+        read=read,
+        bias=bias,
+        rate=-0.05 - 2.0 * uniform(case.N, D),
+        w1=normal(case.H, case.C, case.C, scale=(2.0 / case.C) ** 0.5),
+        b1=normal(case.H, case.C, scale=0.3),
+        w2=normal(case.H, case.C, case.C, scale=case.C**-0.5),
+        start=normal(B, case.N, D) * float(case.start),
+        slope=normal(rows, T, D, dtype=full) if case.slope else None,
+        lead=uniform(D) if case.lead else None,
+        offsets=torch.tensor([0, *torch.tensor(case.lengths).cumsum(0).tolist()], dtype=torch.int32)
+        if case.lengths
+        else None,
+    )
+    if case.time_first:
+        views = {name: _time_first(v) for name in TIMED if (v := getattr(made, name)) is not None}
+        made = made._replace(**views)
+    return made
+
+
+def _time_first(v: Tensor) -> Tensor:
+    return v.transpose(0, 1).contiguous().transpose(0, 1)
+
+
+def doubled(inputs: LoopInputs) -> LoopInputs:
+    """The same values in float64."""
+    whole: Any = [v.double() if v is not None and v.is_floating_point() else v for v in inputs]
+    return LoopInputs(*whole)
+
+
+Answers = dict[str, Tensor]
+
+
+def answers(run: Any, case: Case, inputs: LoopInputs) -> Answers:
+    """y, the last state and ∂L/∂ each input under its name, by run(inputs, form) → (y, last).
+
+    L weighs y and the last state with random numbers, rounded to the case's precision.
+    """
+    leaves = {name: v.detach().requires_grad_() for name in NAMES if (v := getattr(inputs, name)) is not None}
+    y, last = run(inputs._replace(**leaves), case.form)
+    g = torch.Generator().manual_seed(1)
+    weights = [torch.randn(o.shape, dtype=torch.float64, generator=g) for o in (y, last)]
+    weights[0] = weights[0].to(PRECISIONS[case.dtype])
+    cotangents = [w.to(o.device, o.dtype) for w, o in zip(weights, (y, last), strict=True)]
+    grads = torch.autograd.grad((y, last), list(leaves.values()), cotangents)
+    return {"y": y.detach(), "last": last.detach(), **dict(zip(leaves, grads, strict=True))}
+
+
+def reference(inputs: LoopInputs, form: LoopForm) -> tuple[Tensor, Tensor]:
+    """`koss_loop` for every sequence."""
+    timed = {name: v for name in TIMED if (v := getattr(inputs, name)) is not None}
+    if inputs.offsets is None:
+
+        def one(start: Tensor, sequence: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+            return koss_loop(inputs._replace(start=start, **sequence), form)
+
+        y, last = torch.vmap(one)(inputs.start, timed)
+        return y, last
+    ends = inputs.offsets.tolist()
+    found = []
+    for start, first, end in zip(inputs.start, ends[:-1], ends[1:], strict=True):
+        sequence = {name: v[0, first:end] for name, v in timed.items()}
+        found.append(koss_loop(inputs._replace(start=start, offsets=None, **sequence), form))
+    return torch.cat([y for y, _ in found])[None], torch.stack([last for _, last in found])
+
+
+@cache
+def expected(name: str) -> Answers:
+    """The reference's answers to a row of CASES, in float64."""
+    return answers(reference, CASES[name], doubled(inputs_of(CASES[name])))
+
+
+def gap(got: Tensor, want: Tensor) -> float:
+    """RMS of the difference over RMS of what is wanted (over 1 where all of that is 0); NaN is infinite."""
+    got, want = got.detach().double().cpu(), want.detach().double().cpu()
+    if got.shape != want.shape:
+        raise AssertionError(f"shape {tuple(got.shape)}, expected {tuple(want.shape)}")
+    size = want.square().mean().sqrt().item() or 1.0
+    found = (got - want).square().mean().sqrt().item() / size
+    return found if found == found else float("inf")
+
+
+def worst(got: Answers, want: Answers) -> tuple[str, float]:
+    """The tensor that is furthest off, and its gap; both must have the same tensors."""
+    if got.keys() != want.keys():
+        raise AssertionError(f"tensors {sorted(got)}, expected {sorted(want)}")
+    return max(((name, gap(got[name], want[name])) for name in want), key=lambda item: item[1])
