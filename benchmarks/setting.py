@@ -64,11 +64,12 @@ def _git(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows of the same keys, and say where."""
+def write_csv(path: Path, rows: Sequence[dict[str, Any]], told: bool = True) -> None:
+    """Write rows of the same keys, and say where unless `told` is False."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    print(f"written: {path}")
+    if told:
+        print(f"written: {path}")
