@@ -26,18 +26,21 @@ def unstack(tile, C: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr):
 
 
 @triton.jit
-def stack(columns, C: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr):
-    """S = 2^LOG columns [C, 1] in the order of time → [C, S]."""
+def stack(columns, R: tl.constexpr, C: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr):
+    """S = 2^LOG tiles [C, R] in the order of time → [C, S], summed over R.
+
+    Summed here, for all steps at once, and not step by step: a sum over threads costs an exchange each time.
+    """
     parts = ()
     for s in tl.static_range(S):
-        parts = parts + (columns[reversed_bits(s, LOG)],)
+        parts = parts + (tl.reshape(columns[reversed_bits(s, LOG)], [C, R, 1]),)
     for level in tl.static_range(LOG):
         joined = ()
         for i in tl.static_range(S >> (level + 1)):
             pair = tl.join(parts[2 * i], parts[2 * i + 1])
-            joined = joined + (tl.reshape(pair, [C, 2 << level]),)
+            joined = joined + (tl.reshape(pair, [C, R, 2 << level]),)
         parts = joined
-    return parts[0]
+    return tl.sum(parts[0], 1)
 
 
 @triton.constexpr_function

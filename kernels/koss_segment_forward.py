@@ -19,11 +19,19 @@ Tensor = torch.Tensor
 
 
 @triton.jit
-def load_columns(pointer, stride, first, end, channel, other, C: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr):
-    """Rows first … first + S of one head as columns [C, 1] in float32; `other` past the sequence's end."""
-    t = first + tl.arange(0, S)[None, :]
-    tile = tl.load(pointer + t.to(tl.int64) * stride + channel[:, None], mask=t < end, other=other)
-    return unstack(tile.to(tl.float32), C, S, LOG)
+def load_tile(pointer, stride, first, end, channel, other, S: tl.constexpr):
+    """Rows first … first + S of one head as [C, S] in float32; `other` past the sequence's end."""
+    t = tl.arange(0, S)[None, :]
+    pointer += first.to(tl.int64) * stride
+    return tl.load(pointer + t * stride + channel[:, None], mask=t < end - first, other=other).to(tl.float32)
+
+
+@triton.jit
+def store_tile(pointer, stride, first, end, channel, tile, S: tl.constexpr):
+    """The opposite of `load_tile`."""
+    t = tl.arange(0, S)[None, :]
+    pointer += first.to(tl.int64) * stride
+    tl.store(pointer + t * stride + channel[:, None], tile.to(pointer.dtype.element_ty), mask=t < end - first)
 
 
 @triton.jit
@@ -32,7 +40,7 @@ def load_slope(
 ):
     """ẋ as columns, zeros where there is none."""
     if HAS_SLOPE:
-        return load_columns(pointer, stride, first, end, channel, 0.0, C, S, LOG)
+        return unstack(load_tile(pointer, stride, first, end, channel, 0.0, S), C, S, LOG)
     zeros = ()
     for _ in tl.static_range(S):
         zeros = zeros + (tl.zeros([C, 1], tl.float32),)
@@ -40,14 +48,22 @@ def load_slope(
 
 
 @triton.jit
-def load_read(READ, stride, t, end, NI: tl.constexpr, NS: tl.constexpr):
-    """c_t as NI rows [1, NS]; 0 past the end."""
+def load_read(
+    READ, stride, first, end, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr, EVEN: tl.constexpr
+):
+    """c of a segment as S·EVEN rows [1, NS], that of step s and tile i at s·EVEN + i; EVEN ≥ NI is a power of two.
+
+    State n lies in lane n // NI, tile n % NI, so that a lane reads neighbours. Past the end the last row is read again:
+    K and Δ are 0 there.
+    """
+    place = tl.arange(0, S * EVEN)[None, :]
+    row, i = tl.minimum(place // EVEN, end - 1 - first), tl.minimum(place % EVEN, NI - 1)
+    pointer = READ + first.to(tl.int64) * stride
+    tile = tl.load(pointer + row * stride + tl.arange(0, NS)[:, None] * NI + i).to(tl.float32)
+    columns = unstack(tile, NS, S * EVEN, LOG + EVEN.bit_length() - 1)
     rows = ()
-    for i in tl.static_range(NI):
-        n = i * NS + tl.arange(0, NS)[None, :]
-        row = tl.zeros([1, NS], tl.int64) + t
-        c = tl.load(READ + row * stride + n, mask=row < end, other=0.0)
-        rows = rows + (c.to(tl.float32),)
+    for k in tl.static_range(S * EVEN):
+        rows = rows + (tl.reshape(columns[k], [1, NS]),)
     return rows
 
 
@@ -56,7 +72,7 @@ def load_states(pointer, stride, channel, NI: tl.constexpr, NS: tl.constexpr):
     """(N, C) in memory, `stride` between states → NI tiles [C, NS]."""
     tiles = ()
     for i in tl.static_range(NI):
-        n = i * NS + tl.arange(0, NS)[None, :]
+        n = tl.arange(0, NS)[None, :] * NI + i
         tiles = tiles + (tl.load(pointer + n * stride + channel[:, None]).to(tl.float32),)
     return tiles
 
@@ -64,17 +80,17 @@ def load_states(pointer, stride, channel, NI: tl.constexpr, NS: tl.constexpr):
 @triton.jit
 def store_states(pointer, stride, channel, tiles, NI: tl.constexpr, NS: tl.constexpr):
     for i in tl.static_range(NI):
-        n = i * NS + tl.arange(0, NS)[None, :]
+        n = tl.arange(0, NS)[None, :] * NI + i
         tl.store(pointer + n * stride + channel[:, None], tiles[i])
 
 
 @triton.jit
-def read_out(c, tiles, NI: tl.constexpr):
-    """Σ_n c_n h_n as a column [C, 1]."""
-    total = c[0] * tiles[0]
+def read_out(c, at, tiles, NI: tl.constexpr):
+    """Σ_n c_n h_n but for the last sum, over the NS lanes: [C, NS]; c_n is c[at + i]."""
+    total = c[at] * tiles[0]
     for i in tl.static_range(1, NI):
-        total += c[i] * tiles[i]
-    return tl.sum(total, 1, keep_dims=True)
+        total += c[at + i] * tiles[i]
+    return total
 
 
 @triton.jit
@@ -87,26 +103,26 @@ def decayed(tiles, rate, delta, NI: tl.constexpr):
 
 
 @triton.jit
-def updated(OP: tl.constexpr, h, rate, delta, K, c, x, slope, v, NI: tl.constexpr):
+def updated(OP: tl.constexpr, h, rate, delta, K, c, at, x, slope, v, NI: tl.constexpr):
     """The state after one step, all operators."""
     p = decayed(h, rate, delta, NI)
     if OP == KALMAN:
-        v = v - read_out(c, p, NI)
+        v = v - tl.sum(read_out(c, at, p, NI), 1, keep_dims=True)
     out = ()
     for i in tl.static_range(NI):
-        out = out + (advance(OP, h[i], p[i], rate[i], delta, K, c[i], x, slope, v),)
+        out = out + (advance(OP, h[i], p[i], rate[i], delta, K, c[at + i], x, slope, v),)
     return out
 
 
 @triton.jit
-def innovations(h, rate, delta, c, x, S: tl.constexpr, NI: tl.constexpr):
-    """e_t = x_t − c_t·p_t of the open-loop prediction p_t = e^{Δ_t A} p_{t−1} from h."""
+def predictions(h, rate, delta, c, S: tl.constexpr, NI: tl.constexpr, EVEN: tl.constexpr):
+    """c_t·p_t of the open-loop prediction p_t = e^{Δ_t A} p_{t−1} from h, step by step, as `read_out` gives it."""
     p = h
-    e = ()
+    out = ()
     for s in tl.static_range(S):
         p = decayed(p, rate, delta[s], NI)
-        e = e + (x[s] - read_out(c[s], p, NI),)
-    return e
+        out = out + (read_out(c, s * EVEN, p, NI),)
+    return out
 
 
 @triton.jit
@@ -116,15 +132,11 @@ def operand(tile, w):
 
 
 @triton.jit
-def gains(e, z, w1, b1, w2, OP: tl.constexpr, C: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr, DOT: tl.constexpr):
-    """K of all steps from their innovations: columns → [S, C] → two products → columns."""
-    s, _ = saturation(tl.trans(stack(e, C, S, LOG)))
+def gains(e, z, w1, b1, w2, OP: tl.constexpr, DOT: tl.constexpr):
+    """K [S, C] of all steps from their innovations e and logits z [S, C]."""
+    s, _ = saturation(e)
     hidden = tl.maximum(tl.dot(operand(s, w1), w1, input_precision=DOT) + b1[None, :], 0.0)
-    logit = unstack(tl.trans(tl.dot(operand(hidden, w2), w2, input_precision=DOT)), C, S, LOG)
-    K = ()
-    for i in tl.static_range(S):
-        K = K + (gain(OP, logit[i] + z[i]),)
-    return K
+    return gain(OP, tl.dot(operand(hidden, w2), w2, input_precision=DOT) + z)
 
 
 @triton.jit
@@ -162,37 +174,37 @@ def _forward(
     h = load_states(START + b * hb, hn, channel, NI, NS)
     lead = tl.load(LEAD + channel)[:, None].to(tl.float32) if HAS_LEAD else tl.zeros([C, 1], tl.float32)
     segment = kept_row(first, b, T, S, VARLEN)
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
     for at in range(first, end, S):
+        at = tl.zeros([], tl.int32) + at
         if KEEP:
             store_states(KEPT + (segment * H + head) * (NI * NS * C) - head * C, C, channel, h, NI, NS)
             segment += 1
-        x = load_columns(X + b * xb, xt, at, end, channel, 0.0, C, S, LOG)
-        delta = load_columns(DELTA + b * db, dt, at, end, channel, 0.0, C, S, LOG)
-        z = load_columns(BIAS + b * zb, zt, at, end, channel, -1e9, C, S, LOG)
+        x_tile = load_tile(X + b * xb, xt, at, end, channel, 0.0, S)
+        x = unstack(x_tile, C, S, LOG)
+        delta = unstack(load_tile(DELTA + b * db, dt, at, end, channel, 0.0, S), C, S, LOG)
+        z = tl.trans(load_tile(BIAS + b * zb, zt, at, end, channel, -1e9, S))
         slope = load_slope(SLOPE + b * sb, st, at, end, channel, HAS_SLOPE, C, S, LOG)
-        c = ()
-        for s in tl.static_range(S):
-            c = c + (load_read(READ + b * cb, ct, at + s, end, NI, NS),)
+        c = load_read(READ + b * cb, ct, at, end, NI, NS, S, LOG, EVEN)
+        e = x_tile
         if INNOVATE:
-            e = innovations(h, rate, delta, c, x, S, NI)
-        else:
-            e = x
+            e -= stack(predictions(h, rate, delta, c, S, NI, EVEN), NS, C, S, LOG)
         for j in tl.static_range(J + 1):
-            K = gains(e, z, w1, b1, w2, OP, C, S, LOG, DOT)
+            K = unstack(tl.trans(gains(tl.trans(e), z, w1, b1, w2, OP, DOT)), C, S, LOG)
             g = h
-            e = ()
+            refined = ()
             y = ()
             for s in tl.static_range(S):
                 if j < J:
-                    e = e + (x[s] - read_out(c[s], decayed(g, rate, delta[s], NI), NI),)
+                    refined = refined + (read_out(c, s * EVEN, decayed(g, rate, delta[s], NI), NI),)
                 v = drive(OP, x[s], slope[s], lead)
-                g = updated(OP, g, rate, delta[s], K[s], c[s], x[s], slope[s], v, NI)
+                g = updated(OP, g, rate, delta[s], K[s], c, s * EVEN, x[s], slope[s], v, NI)
                 if j == J:
-                    y = y + (read_out(c[s], g, NI),)
+                    y = y + (read_out(c, s * EVEN, g, NI),)
+            if j < J:
+                e = x_tile - stack(refined, NS, C, S, LOG)
         h = g
-        t = at + tl.arange(0, S)[None, :]
-        place = Y + b * yb + t.to(tl.int64) * yt + channel[:, None]
-        tl.store(place, stack(y, C, S, LOG).to(Y.dtype.element_ty), mask=t < end)
+        store_tile(Y + b * yb, yt, at, end, channel, stack(y, NS, C, S, LOG), S)
     store_states(FINAL + b * hb, hn, channel, h, NI, NS)
 
 
