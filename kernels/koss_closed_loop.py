@@ -41,9 +41,9 @@ def koss_closed_loop(
             where x is. Tensors whose channels do not lie side by side are copied.
         form: operator, segment S, passes J, innovate; `LoopForm()` where None.
         backend: "triton" (a CUDA device; a CPU in Triton's interpreter only), "numba" (a CPU; `discrete`, S = 1, no
-            slope, no offsets), "torch" (everything). None: on a CUDA device triton where its kernels have the form
-            (heads of 16, 32, 64 or 128 channels, up to 16 states, x not float64), on a CPU numba where it has it and
-            there is enough work, else torch.
+            slope, no offsets, x not float64), "torch" (everything). None: on a CUDA device triton where its kernels
+            have the form (heads of 16, 32, 64 or 128 channels, up to 16 states, segments of 1 to 32 steps that are a
+            power of two, x not float64), on a CPU numba where it has it and there is enough work, else torch.
 
     Returns:
         y (B, T, D) in x's precision and the state after each sequence's last step (B, N, D) in the state's;
@@ -56,7 +56,7 @@ def koss_closed_loop(
     """
     form = LoopForm() if form is None else form
     _check(inputs, form)
-    inputs = _readied(inputs)
+    inputs = _readied(inputs, form)
     if inputs.x.numel() == 0:
         return torch.zeros_like(inputs.x), inputs.start.clone()
     backend = _choice(inputs, form) if backend is None else _granted(backend, inputs, form)
@@ -65,8 +65,10 @@ def koss_closed_loop(
     return _on_triton(inputs, form) if backend == "triton" else koss_cpu.forward(inputs)
 
 
-def _readied(inputs: LoopInputs) -> LoopInputs:
+def _readied(inputs: LoopInputs, form: LoopForm) -> LoopInputs:
     """Weights and state in the state's precision and contiguous, the channels of all others side by side."""
+    if inputs.lead is None and form.operator in LED:
+        inputs = inputs._replace(slope=None)  # nothing weighs it
     state = state_dtype(inputs.x)
     ready: dict[str, Any] = {}
     for name, v in inputs._asdict().items():
@@ -89,9 +91,10 @@ def _check(inputs: LoopInputs, form: LoopForm) -> None:
             "(heads, channels of a head)"
         )
     (B, T, D), N, (H, C) = x.shape, start.shape[1], b1.shape
+    if H * C != D:
+        raise ValueError(f"x has {D} channels, b1 {H} heads of {C}: {H} × {C} must be {D}")
     sequences = start.shape[0] if inputs.offsets is not None else B
     shapes = {
-        "b1": (H, D // max(H, 1)),
         "start": (sequences, N, D),
         "read": (B, T, N),
         "rate": (N, D),
@@ -114,8 +117,6 @@ def _check(inputs: LoopInputs, form: LoopForm) -> None:
                 f"{name} has the shape {tuple(v.shape)}, expected {shapes[name]} beside x {tuple(x.shape)} (B, T, D), "
                 f"{N} states and {H} heads of {C} channels"
             )
-    if H * C != D:
-        raise ValueError(f"x has {D} channels, the weights {H} heads of {C}: {H} × {C} must be {D}")
     _check_slope(inputs, form)
     if inputs.offsets is not None:
         _check_offsets(inputs.offsets, sequences, tuple(x.shape))

@@ -6,7 +6,6 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
-from ssrtrack.kernels.koss_torch import state_dtype
 
 Tensor = torch.Tensor
 CHUNK = 1 << 22  # values of e^{ΔA} at once, where nothing is kept for a gradient: 16 MiB
@@ -16,6 +15,8 @@ def refusal(inputs: LoopInputs, form: LoopForm) -> str | None:
     """Why the compiled loop cannot run this, or None where it can."""
     if inputs.x.device.type != "cpu":
         return f"x is on {inputs.x.device}, not on a CPU"
+    if inputs.x.dtype == torch.float64:
+        return "x is float64"
     if form.operator != "discrete" or form.segment != 1 or not form.innovate:
         return f"{form} is not the operator discrete with segment 1 and innovations"
     if inputs.slope is not None or inputs.offsets is not None:
@@ -28,8 +29,7 @@ def forward(inputs: LoopInputs) -> tuple[Tensor, Tensor]:
 
     The loop runs time first; (B, T, D) tensors that are views of contiguous (T, B, D) ones are not copied.
     """
-    dtype = state_dtype(inputs.x)
-    timed = [v.to(dtype).transpose(0, 1).contiguous() for v in (inputs.x, inputs.delta, inputs.read, inputs.bias)]
+    timed = [v.float().transpose(0, 1).contiguous() for v in (inputs.x, inputs.delta, inputs.read, inputs.bias)]
     whole = [v.contiguous() for v in (inputs.rate, inputs.w1, inputs.b1, inputs.w2, inputs.start)]
     if torch.is_grad_enabled() and any(v.requires_grad for v in (*timed, *whole)):
         apply: Any = _Compiled.apply

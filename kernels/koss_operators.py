@@ -121,18 +121,26 @@ def segment_scan(a: Tensor, u: Tensor, h: Tensor) -> Tensor:
     """
     if a.shape[1] == 1:
         return torch.addcmul(u, a, h[:, None])
+    if torch.compiler.is_compiling():
+        # The compiler fuses the plain steps and their gradient, and does not take writes into slices.
+        return _stepped(a, u, h)
     apply: Any = _SegmentScan.apply
     states: Tensor = apply(a, u, h)
     return states
 
 
+def _stepped(a: Tensor, u: Tensor, h: Tensor) -> Tensor:
+    states = []
+    for now, written in zip(a.unbind(1), u.unbind(1), strict=True):
+        h = torch.addcmul(written, now, h)
+        states.append(h)
+    return torch.stack(states, 1)
+
+
 class _SegmentScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, u: Tensor, h: Tensor) -> Tensor:
-        states = torch.empty_like(a, memory_format=torch.contiguous_format)
-        before = h
-        for t in range(a.shape[1]):
-            before = torch.addcmul(u[:, t], a[:, t], before, out=states[:, t])
+        states = _stepped(a, u, h)
         ctx.save_for_backward(a, h, states)
         return states
 
@@ -140,11 +148,10 @@ class _SegmentScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         a, h, states = ctx.saved_tensors
-        G = torch.empty_like(states)
+        G, ga = torch.empty_like(states), torch.empty_like(states)
         G[:, -1] = g[:, -1]
         for t in range(a.shape[1] - 2, -1, -1):
             torch.addcmul(g[:, t], a[:, t + 1], G[:, t + 1], out=G[:, t])
-        ga = torch.empty_like(states)
         torch.mul(G[:, 0], h, out=ga[:, 0])
         torch.mul(G[:, 1:], states[:, :-1], out=ga[:, 1:])
         return ga, G, a[:, 0] * G[:, 0]

@@ -53,6 +53,7 @@ CASES: dict[str, Case] = {
     "two heads": Case(T=9, H=2, lead=True, slope=True),
     "time first": Case(T=6, B=3, H=2, N=3, time_first=True, mask=True),
     "packed": Case(lengths=(5, 1, 8), N=2, mask=True),
+    "more sequences than a block has": Case(T=3, B=37, N=2),
     "bf16": Case(T=11, B=3, dtype="bfloat16", mask=True),
     "input only": Case(T=9, innovate=False),
     "16 states": Case(T=5, N=16, start=False),
