@@ -66,7 +66,8 @@ def take(pointers, strides, t, T, inside, length, VARLEN: tl.constexpr):
     """Tiles of step t, in their own precision; behind a sequence's end zeros, or its last step where none is shorter."""
     out = ()
     if VARLEN:
-        on = (t >= 0) & (t < length)
+        now = tl.zeros_like(length) + t
+        on = (now >= 0) & (now < length)
     else:
         t = tl.maximum(tl.minimum(t, T - 1), 0)
         on = inside
@@ -117,7 +118,7 @@ def forward_kernel(
     x_b, x_t, delta_b, delta_t, read_b, read_t, bias_b, bias_t, slope_b, slope_t, y_b, y_t, B, T,
     OP: tl.constexpr, N: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr,
     INNOVATE: tl.constexpr, SLOPED: tl.constexpr, LED: tl.constexpr, VARLEN: tl.constexpr, KEEP: tl.constexpr,
-    OPERAND: tl.constexpr,
+    OPERAND: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """y, the last states and, where KEEP, the states before each step, the gains and φ's hidden layer."""
     head, heads = tl.program_id(1), tl.num_programs(1)
@@ -153,10 +154,11 @@ def forward_kernel(
         h = h + (tl.load(start + n * D + state_place, mask=inside[:, None], other=0.0).to(tl.float32),)
         rates = rates + (tl.load(rate + n * D + channel).to(tl.float32)[None, :],)
 
+    lanes = tl.zeros([ROWS, C], tl.int32) + tl.arange(0, C)[None, :]
     queue = ()
     for a in tl.static_range(AHEAD):
         queue = queue + (take(pointers, strides, a, T, inside, length, VARLEN),)
-    for t in range(steps):
+    for t in tl.range(steps, loop_unroll_factor=UNROLL):
         now = queue[0]
         queue = queue[1:] + (take(pointers, strides, t + AHEAD, T, inside, length, VARLEN),)
         t64 = tl.cast(t, tl.int64)
@@ -179,7 +181,8 @@ def forward_kernel(
         s, rest = saturation(e)
         hidden = tl.dot(s.to(OPERAND), first_weight, offset, input_precision="tf32x3")
         hidden = tl.maximum(hidden, 0.0).to(OPERAND)
-        K = gain(OP, tl.dot(hidden, second_weight, input_precision="tf32x3") + z)
+        logit = tl.dot(hidden, second_weight, input_precision="tf32x3")
+        K = gain(OP, tl.gather(logit, lanes, 1) + z)
         v = drive(OP, X, lean, tau)
         if OP == KALMAN:
             v = v - predicted
@@ -235,7 +238,7 @@ def forward(inputs: LoopInputs, form: LoopForm, keep: bool, tuning: Tuning | Non
         OP=CODES[form.operator], N=states, C=channels, ROWS=tuning.rows, AHEAD=tuning.ahead,
         INNOVATE=form.innovate, SLOPED=inputs.slope is not None,
         LED=inputs.slope is not None and inputs.lead is not None,
-        VARLEN=offsets is not None, KEEP=keep, OPERAND=triton_type(operand(x)), num_warps=tuning.warps,
+        VARLEN=offsets is not None, KEEP=keep, OPERAND=triton_type(operand(x)), UNROLL=2, num_warps=tuning.warps,
     )  # fmt: skip
     return y, final, saved
 
