@@ -26,11 +26,8 @@ def unstack(tile, C: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr):
 
 
 @triton.jit
-def stack(columns, R: tl.constexpr, C: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr):
-    """S = 2^LOG tiles [C, R] in the order of time → [C, S], summed over R.
-
-    Summed here, for all steps at once, and not step by step: a sum over threads costs an exchange each time.
-    """
+def pile(columns, R: tl.constexpr, C: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr):
+    """S = 2^LOG tiles [C, R] in the order of time → [C, R, S]."""
     parts = ()
     for s in tl.static_range(S):
         parts = parts + (tl.reshape(columns[reversed_bits(s, LOG)], [C, R, 1]),)
@@ -40,7 +37,16 @@ def stack(columns, R: tl.constexpr, C: tl.constexpr, S: tl.constexpr, LOG: tl.co
             pair = tl.join(parts[2 * i], parts[2 * i + 1])
             joined = joined + (tl.reshape(pair, [C, R, 2 << level]),)
         parts = joined
-    return tl.sum(parts[0], 1)
+    return parts[0]
+
+
+@triton.jit
+def stack(columns, R: tl.constexpr, C: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr):
+    """S = 2^LOG tiles [C, R] in the order of time → [C, S], summed over R.
+
+    Summed here, for all steps at once, and not step by step: a sum over threads costs an exchange each time.
+    """
+    return tl.sum(pile(columns, R, C, S, LOG), 1)
 
 
 @triton.constexpr_function
