@@ -29,7 +29,7 @@ OWNERS = {
     "typer": ("cli/",),
     "matplotlib": ("report/figures",),
     "triton": ("kernels/",),
-    "torch": ("kernels/", "models/", "training/"),
+    "torch": ("kernels/", "models/", "training/", "experiments/"),
     "numba": ("kernels/", "io/asterix_walk", "models/koss_numba"),
     "safetensors": ("models/checkpoint", "training/resume"),
     "pandas": ("data", "io/trajectories"),
