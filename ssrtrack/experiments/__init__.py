@@ -1,0 +1,1 @@
+"""One module for each experiment that a document of this repository reports."""
