@@ -1,0 +1,193 @@
+"""Selective copying and filtering a level with jumps: KOSS, its ablations and its peers, tuned alike.
+
+    python benchmarks/selective_copy.py --jobs short --seconds 420 --output copy.jsonl
+    python benchmarks/selective_copy.py --summarise copy.jsonl
+
+The first trains, on all GPUs there are, and adds a line of JSON for every training that ends; run again, it goes on
+where the file ends. The second makes the two tables of it. Before anything is trained, programs that know the tasks'
+rules must solve them without an error.
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+# Workers share the processor; said before torch is loaded here or in any of them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from setting import RESULTS, cuda_device, setting, write_csv
+
+from ssrtrack.experiments.grid import Cell, read_records
+from ssrtrack.experiments.grid_tasks import TEST_SEED, TRIALS
+from ssrtrack.experiments.grid_work import Site, run_grid
+from ssrtrack.experiments.level_jumps import Levels, best_fixed_gain, exact_filter, squared_error
+from ssrtrack.experiments.level_jumps import sample as levels_of
+from ssrtrack.experiments.selective_copy import TASKS, blind_answers, rule_answers, sample
+
+RATES = (1e-3, 2e-3, 4e-3)
+SEEDS = (1, 2, 3)
+MAIN = ("koss", "s6", "gru", "transformer", "s4d")
+INNOVATION = ("koss-input-only", "koss-no-input-gain", "koss-input-only-no-input-gain")
+SEGMENTS = ("koss-s16-j1", "koss-s4", "koss-s16-j0")
+OPERATORS = (
+    "koss-neumann", "koss-neumann-no-derivative", "koss-kalman", "koss-exact", "koss-difference", "koss-neumann-s1",
+)  # fmt: skip
+SHORT_STEPS, MODE_STEPS, LONG_STEPS, LEVEL_STEPS = 3000, 3000, 8000, 2000
+LONG_TUNING = 2000  # steps, on strips of 64 and 256
+
+
+def cells(jobs: str) -> list[Cell]:
+    """The cells of one part of the grid, the most important first."""
+    return {"short": _short, "long": _long, "levels": _levels, "all": lambda: _long() + _short() + _levels()}[jobs]()
+
+
+def _short() -> list[Cell]:
+    first = [_cell(task, model, steps) for task, steps in TASK_STEPS for model in (*MAIN, INNOVATION[0])]
+    clean = [_clean(model) for model in (*MAIN, "koss-input-only", "koss-neumann")]
+    more = [
+        _cell(task, model, steps) for task, steps in TASK_STEPS for model in (*SEGMENTS, *INNOVATION[1:], *OPERATORS)
+    ]
+    return first + clean + more + [_cell("short", "koss-published", SHORT_STEPS), _clean("koss-published")]
+
+
+TASK_STEPS = (("mode", MODE_STEPS), ("short", SHORT_STEPS), ("mode-one-block", MODE_STEPS), ("repeat", MODE_STEPS))
+
+
+def _cell(task: str, model: str, steps: int) -> Cell:
+    return Cell(task, model, steps, RATES, SEEDS)
+
+
+def _clean(model: str) -> Cell:
+    return Cell("short-clean", model, SHORT_STEPS, RATES, SEEDS, tuned_on="short")
+
+
+def _long() -> list[Cell]:
+    order = ("koss-s4", "s6", "koss", "koss-s16-j1", "transformer", "s4d", "koss-input-only", "gru", "koss-s16-j0")
+    trained = [
+        Cell("long", model, LONG_STEPS, RATES, SEEDS, tuning_steps=LONG_TUNING, tuning_stages=2) for model in order
+    ]
+    return trained + [Cell("long-clean", model, LONG_STEPS, RATES, SEEDS, tuned_on="long") for model in order[:5]]
+
+
+def _levels() -> list[Cell]:
+    models = (
+        "koss", "gru", "koss-input-only", "s6", "koss-no-input-gain", "koss-input-only-no-input-gain", "koss-s4",
+        "koss-s16-j1", "koss-s16-j0", "koss-kalman", "koss-neumann-s1", "transformer", "s4d",
+    )  # fmt: skip
+    return [_cell("levels", model, LEVEL_STEPS) for model in models] + [
+        _cell("levels-conv", model, LEVEL_STEPS) for model in ("koss", "koss-input-only", "s6")
+    ]
+
+
+def check() -> None:
+    """Stop unless every task's rule gives every answer."""
+    for task in TASKS.values():
+        x, answers = sample(task, 64, torch.Generator().manual_seed(0))
+        if not torch.equal(rule_answers(task, x), answers):
+            sys.exit(f"{task.name}: its rule does not give its answers; nothing trained")
+
+
+def lines() -> dict[str, dict[str, float]]:
+    """What scores are read against: chance or no filter, the best without context, and the best there is."""
+    found = {}
+    for name, task in TASKS.items():
+        x, answers = sample(task, 256 if name == "long" else 10_240, torch.Generator().manual_seed(TEST_SEED))
+        blind = (blind_answers(task, x) == answers).float().mean().item()
+        found[name] = {"chance": task.chance, "without_context": blind, "best": 1.0}
+    levels = Levels()
+    x, level = levels_of(levels, 8_192, torch.Generator().manual_seed(TEST_SEED))
+    exact = squared_error(exact_filter(levels, x), level).item()
+    unfiltered = squared_error(x, level).item()
+    found["levels"] = {"chance": unfiltered, "without_context": best_fixed_gain(levels)[1], "best": exact}
+    return found
+
+
+def summarised(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each task and model: mean, least and largest score over the seeds, and how it was trained."""
+    against, rows = lines(), []
+    finals = [r for r in records if r["kind"] == "final" and "error" not in r]
+    for task in TRIALS:
+        line = against[task.removesuffix("-clean").removesuffix("-conv").removesuffix("-one-block")]
+        for model in dict.fromkeys(r["model"] for r in finals if r["task"] == task):
+            some = [r for r in finals if (r["task"], r["model"]) == (task, model)]
+            rows.append({"task": task, "model": model} | _row(task, some, line))
+    return rows
+
+
+def _row(task: str, some: list[dict[str, Any]], line: dict[str, float]) -> dict[str, Any]:
+    scores = [r["score"] for r in some]
+    polluted = [r["tests"]["polluted"]["score"] for r in some if "polluted" in r["tests"]]
+    first = some[0]
+    return {
+        "score": f"{mean(scores):.4f}",
+        "spread": f"{stdev(scores):.4f}" if len(scores) > 1 else "",
+        "least": f"{min(scores):.4f}",
+        "largest": f"{max(scores):.4f}",
+        "tested_polluted": f"{mean(polluted):.4f}" if polluted else "",
+        "seeds": len(scores),
+        "test_sequences": first["test_sequences"],
+        **{name: f"{value:.4f}" for name, value in line.items()},
+        "parameters": first["parameters"],
+        "lr": first["lr"],
+        "steps": first["steps"],
+        "batch": first["batch"],
+        "precision": first["precision"],
+        "graph": first["captured"],
+        "ms_per_step": f"{mean(r['ms_per_step'] for r in some):.2f}",
+        "seconds": f"{mean(r['seconds'] for r in some):.1f}",
+        **{name: first[name] for name in ("device", "versions", "commit", "date")},
+    }
+
+
+def write_tables(records: list[dict[str, Any]], folder: Path) -> None:
+    """selective_copy.csv and level_jumps.csv."""
+    rows = summarised(records)
+    parts = {False: "selective_copy.csv", True: "level_jumps.csv"}
+    for least, name in parts.items():
+        if some := [row for row in rows if TRIALS[row["task"]].least == least]:
+            write_csv(folder / name, some)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", choices=("short", "long", "levels", "all"), default="all", help="part of the grid")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="after which nothing goes on")
+    parser.add_argument("--workers-per-gpu", type=int, default=2, help="processes on each GPU")
+    parser.add_argument("--slots", type=int, default=3, help="trainings at once in each process")
+    parser.add_argument("--device", nargs="+", help="devices to use; all GPUs, or cpu where there is none")
+    parser.add_argument("--model", nargs="+", help="these models only")
+    parser.add_argument("--task", nargs="+", help="these tasks only")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="at the best learning rate")
+    parser.add_argument("--steps", type=int, help="of every training: for a trial that must not be reported")
+    parser.add_argument("--test-sequences", type=int, help="of each test, for a trial likewise")
+    parser.add_argument("--rate", nargs="+", type=float, help="learning rates to choose from")
+    parser.add_argument("--output", type=Path, default=Path("selective_copy.jsonl"), help="file that records go to")
+    parser.add_argument("--summarise", type=Path, help="make the tables of this file and train nothing")
+    parser.add_argument("--tables", type=Path, default=RESULTS, help="folder of the tables")
+    given = parser.parse_args()
+    if given.summarise:
+        write_tables(read_records(given.summarise), given.tables)
+        return
+    check()
+    found = [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]
+    site = Site(tuple(given.device or found), given.workers_per_gpu, given.slots)
+    chosen = [cell for cell in cells(given.jobs) if cell.model in (given.model or [cell.model])]
+    chosen = [cell for cell in chosen if cell.task in (given.task or [cell.task])]
+    for k, cell in enumerate(chosen):
+        rates = tuple(given.rate) if given.rate else cell.rates
+        steps = given.steps or cell.steps
+        chosen[k] = replace(
+            cell, seeds=tuple(range(1, given.seeds + 1)), rates=rates, steps=steps, count=given.test_sequences
+        )
+    on = cuda_device() if site.devices[0].startswith("cuda") else ""
+    facts = setting("torch", "triton", on=on)
+    run_grid(chosen, given.output, site, seconds=given.seconds, facts=facts, tell=lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    main()
