@@ -19,7 +19,7 @@ from ssrtrack.filters.history import TrackHistory, flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.protocol import put, take
 from ssrtrack.models.features import Newest, told_of
-from ssrtrack.models.koss import TAPS, BlockState
+from ssrtrack.models.koss import TAPS, BlockState, LayerState
 from ssrtrack.models.residual import RAW, ResidualKoss, correction
 from ssrtrack.models.residual_frames import frame_of, where_known
 from ssrtrack.models.residual_inputs import base_form, base_history, flown_from
@@ -195,7 +195,7 @@ class LearnedEstimator:
             count=self._tensor(state.count),
         )
         remembered = [
-            BlockState(self._tensor(state.scan[:, k]), self._tensor(state.taps[:, k]))
+            BlockState(LayerState(self._tensor(state.scan[:, k])), self._tensor(state.taps[:, k]))
             for k in range(self.model.config.blocks)
         ]
         with torch.no_grad():
@@ -204,7 +204,7 @@ class LearnedEstimator:
             raw = self.model.read_out(output[0], told)
         return replace(
             state,
-            scan=torch.stack([s.scan for s in after], 1).cpu().numpy(),
+            scan=torch.stack([s.koss.scan for s in after], 1).cpu().numpy(),
             taps=torch.stack([s.taps for s in after], 1).cpu().numpy(),
             output=output[0].cpu().numpy(),
             raw=raw.cpu().numpy(),
