@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 from ssrtrack.errors import CheckpointError, TrainingError
-from ssrtrack.training import loop
+from ssrtrack.training import loop, loop_graph
 from ssrtrack.training.flown_simulated import held_out_flights, simulated_flights
 from ssrtrack.training.flown_tensors import to_flown
 from ssrtrack.training.loop import Report, Training, Watch
@@ -109,13 +109,13 @@ def test_recipes_survive_json() -> None:
 
 def test_a_bad_gradient_is_skipped_and_many_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     run = training(SHORT, None)
-    real, bad = loop.loss_of, {2, 3}
+    real, bad = loop_graph.loss_of, {2, 3}
 
     def sometimes(*arguments: Any) -> Any:
         loss, plots = real(*arguments)
         return loss * (nan if run.at.step in bad else 1.0), plots
 
-    monkeypatch.setattr(loop, "loss_of", sometimes)
+    monkeypatch.setattr(loop_graph, "loss_of", sometimes)
     before: dict[int, list[torch.Tensor]] = {}
     step = run._step
 
@@ -185,7 +185,7 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path, validation: HeldOut) -> N
 KILLED = """
 import sys
 from pathlib import Path
-from ssrtrack.training import loop
+from ssrtrack.training import loop, loop_graph
 from tests.test_training_loop import SHORT, RunFolder, new_folder, replace, training
 import torch
 torch.set_num_threads(1)

@@ -103,9 +103,9 @@ class ResidualKoss(nn.Module):
         self.ahead_inward = nn.Linear(width + ASIDE, config.hidden)
         self.ahead_head = _zero(nn.Linear(config.hidden, RAW))
 
-    def forward(self, base: Base, flown: Flown) -> Outputs:
-        """Corrections of the base's estimates of whole flights."""
-        rows = rows_of(base, flown, self.config.history, self.config.nominal_gap_s)
+    def forward(self, base: Base, flown: Flown, whole: bool | None = None) -> Outputs:
+        """Corrections of the base's estimates of whole flights; `whole` as in `rows_of`."""
+        rows = rows_of(base, flown, self.config.history, self.config.nominal_gap_s, whole)
         told = told_of(rows.newest, self.config.nominal_gap_s)
         frame = told.frame
         y, _ = self.sequence(told.features, rows.newest.gap_s.float(), None)

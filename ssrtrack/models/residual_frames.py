@@ -9,6 +9,7 @@ upper triangle of their covariance.
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -44,8 +45,19 @@ class Frame:
 
 def where_known(rows: Tensor, known: Tensor) -> Tensor:
     """Estimates (14, ...) with NOWHERE where they are not known (...)."""
-    nowhere = rows.new_tensor(NOWHERE).reshape(-1, *[1] * known.dim())
+    nowhere = constants(NOWHERE, rows).reshape(-1, *[1] * known.dim())
     return torch.where(known, rows, nowhere)
+
+
+def constants(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """These numbers beside `like`, in its precision; not to be written to."""
+    return _constants(values, like.dtype, like.device)
+
+
+@cache
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    # Made once: each time anew, the device would have to be waited for.
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def frame_of(rows: Tensor) -> Frame:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from ssrtrack.models.features import Newest
-from ssrtrack.models.residual_frames import where_known
+from ssrtrack.models.residual_frames import constants, where_known
 from ssrtrack.models.residual_inputs import Base, Flown
 
 Tensor = torch.Tensor
@@ -29,11 +29,14 @@ class Rows:
     whole: bool
 
 
-def rows_of(base: Base, flown: Flown, history: int, nominal_gap_s: float) -> Rows:
-    """All plots of all flights, float64; what is not there holds harmless numbers."""
+def rows_of(base: Base, flown: Flown, history: int, nominal_gap_s: float, whole: bool | None = None) -> Rows:
+    """All plots of all flights, float64; what is not there holds harmless numbers.
+
+    whole: what `Rows.whole` is, where that is known and the device should not be asked.
+    """
     seen = flown.valid.T
     count = seen.cumsum(0)
-    column, whole = _columns(flown, seen)
+    column, whole = _columns(flown, seen, whole)
     there = torch.arange(column.shape[0], device=seen.device)[:, None] < count[-1:]
 
     def at(rows: Tensor) -> Tensor:
@@ -64,9 +67,11 @@ def rows_of(base: Base, flown: Flown, history: int, nominal_gap_s: float) -> Row
     return Rows(newest, time, column, there, count - 1 - seen.long(), seen, whole)
 
 
-def _columns(flown: Flown, seen: Tensor) -> tuple[Tensor, bool]:
+def _columns(flown: Flown, seen: Tensor, whole: bool | None) -> tuple[Tensor, bool]:
     """Column (K, N) of each flight's k-th plot; whether these are simply 0, 1, 2, …"""
-    if bool((seen == torch.isfinite(flown.time_s.T)).all()):
+    if whole is None:
+        whole = bool((seen == torch.isfinite(flown.time_s.T)).all())
+    if whole:
         return torch.arange(seen.shape[0], device=seen.device)[:, None].expand(seen.shape), True
     most = int(seen.sum(0).max())
     return torch.argsort((~seen).to(torch.uint8), dim=0, stable=True)[:most], False
@@ -81,7 +86,7 @@ def _plots(flown: Flown) -> Tensor:
 
 def _harmless(like: Tensor) -> Tensor:
     """A plot at the origin with unit covariance, to stand where there is none."""
-    return like.new_tensor([0.0, 0.0, 1.0, 0.0, 1.0])[:, None, None]
+    return constants((0.0, 0.0, 1.0, 0.0, 1.0), like)[:, None, None]
 
 
 def _shifted(rows: Tensor, by: int) -> Tensor:

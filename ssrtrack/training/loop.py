@@ -16,11 +16,12 @@ from torch import nn
 
 from ssrtrack.errors import TrainingError
 from ssrtrack.filters.bank import Bank
-from ssrtrack.models.residual_inputs import Flown, base_history
+from ssrtrack.models.residual_inputs import Base, Flown, base_history
 from ssrtrack.training.distributed import Ranks
 from ssrtrack.training.flown_tensors import to_flown
 from ssrtrack.training.flown_windows import Windows
 from ssrtrack.training.loop_folder import PROGRESS, STEPS, RunFolder, writing
+from ssrtrack.training.loop_graph import Gradient
 from ssrtrack.training.loop_model import estimates, groups, keep_within_bounds, loss_of
 from ssrtrack.training.loop_recipe import Recipe
 from ssrtrack.training.loop_validation import Errors, HeldOut, errors_of, joined
@@ -108,7 +109,7 @@ class Watch:
 
 @dataclass
 class Training:
-    """A run at work. `held_out` is needed by the leading process alone."""
+    """A run at work. `held_out` is needed by the leading process alone; replay: steps on a GPU as one CUDA graph."""
 
     recipe: Recipe
     model: nn.Module
@@ -119,12 +120,17 @@ class Training:
     folder: RunFolder | None = None
     watch: Watch = field(default_factory=Watch)
     at: Position = field(default_factory=Position)
+    replay: bool = True
 
     def __post_init__(self) -> None:
         self.model.to(self.ranks.device)
         self.optimizer = torch.optim.AdamW(
-            groups(self.model, self.recipe.weight_decay), lr=self.recipe.learning_rate, betas=(0.9, 0.98)
+            groups(self.model, self.recipe.weight_decay),
+            lr=self.recipe.learning_rate,
+            betas=(0.9, 0.98),
+            fused=self.ranks.device.type == "cuda",  # one launch for all weights
         )
+        self._gradient = Gradient(self.model, self._precision, self.replay)
         self._shared: nn.Module = self.model
         if self.ranks.world > 1:
             self._shared = nn.parallel.DistributedDataParallel(self.model)
@@ -197,13 +203,9 @@ class Training:
         base = base_history(self.bank, flown)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        with self._precision():
-            loss, plots = loss_of(self._shared, base, flown)
-        total = self.ranks.total(plots)
-        # DDP takes the mean over processes; what is wanted is the mean over plots.
-        (loss * (plots * self.ranks.world / max(total, 1.0))).backward()  # type: ignore[no-untyped-call]
+        loss = self._differentiated(base, flown)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip))
-        whole = self.ranks.total(float(loss.detach()) * plots) / max(total, 1.0)
+        whole = float(loss)
         self._apply(norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.at.step += 1
@@ -213,6 +215,21 @@ class Training:
             if self.folder is not None:
                 self.folder.add(STEPS, {"step": self.at.step} | row)
         return whole
+
+    def _differentiated(self, base: Base, flown: Flown) -> torch.Tensor:
+        """Loss of the whole batch; leaves its gradient in the parameters."""
+        if self.ranks.world == 1:
+            loss, _, found = self._gradient(base, flown)
+            for parameter, gradient in zip(self._gradient.parameters, found, strict=True):
+                parameter.grad = gradient
+            return loss
+        with self._precision():
+            loss, counted = loss_of(self._shared, base, flown)
+        plots = float(counted)
+        total = self.ranks.total(plots)
+        # DDP takes the mean over processes; what is wanted is the mean over plots.
+        (loss * (plots * self.ranks.world / max(total, 1.0))).backward()  # type: ignore[no-untyped-call]
+        return loss.new_tensor(self.ranks.total(float(loss.detach()) * plots) / max(total, 1.0))
 
     def _apply(self, norm: float) -> None:
         """Let the optimiser use the gradient, unless it is not finite: then all processes see that alike."""

@@ -32,11 +32,11 @@ def new_model(size: str, bank: Bank, usual_gap_s: float, seed: int) -> ResidualK
         return ResidualKoss(replace(SIZES[size], modes=modes, nominal_gap_s=usual_gap_s))
 
 
-def loss_of(model: nn.Module, base: Base, flown: Flown) -> tuple[torch.Tensor, int]:
-    """Mean loss of a batch, and over how many plots."""
-    outputs: Outputs = model(base, flown)
+def loss_of(model: nn.Module, base: Base, flown: Flown, whole: bool | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean loss of a batch, and over how many plots; `whole` as the model has it."""
+    outputs: Outputs = model(base, flown, whole)
     loss = residual_loss(outputs, flown, WEIGHTS)
-    return loss.total, int(loss.count)
+    return loss.total, loss.count
 
 
 def estimates(model: nn.Module, base: Base, flown: Flown) -> torch.Tensor:
