@@ -40,7 +40,7 @@ from koss_gpu_clock import (
     time_columns,
     within,
 )
-from koss_gpu_sweep import exponents, sweep_rows
+from koss_gpu_sweep import cases, exponents, sweep_rows
 from koss_gpu_ways import Problem, problem, way_of
 from setting import RESULTS, cuda_device, device, setting, write_csv
 
@@ -223,15 +223,21 @@ def plan(quick: bool) -> list[tuple[Case, str, float]]:
     return fused + peers + mamba + ([] if quick else slow)
 
 
-def warm(work: Sequence[tuple[Case, str, float]], options: Sequence[str], workers: int) -> None:
+def kernels_of(work: Sequence[tuple[Case, str, float]], swept: bool) -> list[tuple[Case, str]]:
+    """What has to be compiled, each once."""
+    found = [(case, way) for case, way, _ in work if way in OURS]
+    forms = {case.form: (replace(case, steps=min(case.steps, 720)), "fused") for _, case in cases(False, False)}
+    return found + (list(forms.values()) if swept else [])
+
+
+def warm(count: int, options: Sequence[str], workers: int) -> None:
     """Compile the kernels of all cases in processes side by side: Triton keeps what it compiles on the disk."""
-    names = list(dict.fromkeys((case.name, way) for case, way, _ in work if way in OURS))
-    script = [sys.executable, str(Path(__file__)), *options, "--warm-only"]
+    script = [sys.executable, str(Path(__file__)), *options, "--compile-only"]
     with ThreadPoolExecutor(workers) as pool:
-        runs = [pool.submit(subprocess.run, [*script, "--only", *name], capture_output=True) for name in names]
+        runs = [pool.submit(subprocess.run, [*script, str(k)], capture_output=True) for k in range(count)]
         # What fails here fails again below, where it gets a row.
         failed = sum(run.result().returncode != 0 for run in runs)
-    print(f"compiled {len(names)} cases, {failed} of them with an error", flush=True)
+    print(f"compiled {count} cases, {failed} of them with an error", flush=True)
 
 
 def compile_only(case: Case, way: str, backend: str, where: str) -> None:
@@ -257,12 +263,14 @@ def main(given: Sequence[str] | None = None) -> int:
     work = [
         (trimmed(c) if args.tiny else c, w, s) for c, w, s in plan(args.quick) if only[0] in c.name and only[1] in w
     ]
-    if args.warm_only:
-        for case, way, _ in work:
-            compile_only(case, way, backend, args.device)
+    kernels = kernels_of(work, swept=not (args.quick or args.no_sweep))
+    if args.compile_only is not None:
+        compile_only(*kernels[args.compile_only], backend, args.device)
         return 0
     if args.workers:
-        warm(work, ["--quick"] * args.quick, args.workers)
+        chosen = ["--device", args.device, "--backend", backend]
+        chosen += ["--quick"] * args.quick + ["--no-sweep"] * args.no_sweep + (["--only", *only] if any(only) else [])
+        warm(len(kernels), chosen, args.workers)
     found = ceilings(args.device, args.tiny)
     print(
         f"copy {found.copy_bytes_per_s / 1e9:.0f} GB/s read and written, bf16 product "
@@ -310,7 +318,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs=2, metavar=("CASE", "WAY"), help="those whose names hold these two texts")
     add("--seconds", type=float, default=220.0, help="after which no further case is begun")
     add("--workers", type=int, default=0, help="processes that compile all kernels side by side before")
-    add("--warm-only", action="store_true", help="compile the kernels, and nothing else")
+    add("--compile-only", type=int, metavar="K", help="compile what the K-th case needs, and nothing else")
     add("--no-compile", action="store_true", help="leave torch.compile out")
     add("--no-sweep", action="store_true")
     return parser.parse_args(given)

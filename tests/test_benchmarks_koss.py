@@ -178,3 +178,15 @@ def test_a_run_that_is_out_of_time_says_what_it_left_out(tmp_path: Path) -> None
     assert koss_gpu.main(options) == 0
     assert {row["note"] for row in rows_in(output)} == {"left out: 0 s were over"}
     assert {row["note"] for row in rows_in(tmp_path / "koss_gpu_sweep.csv")} == {"left out: the time was over"}
+
+
+def test_every_case_and_form_is_compiled_ahead() -> None:
+    kernels = koss_gpu.kernels_of(koss_gpu.plan(quick=False), swept=True)
+    swept = {case.form for _, case in koss_gpu_sweep.cases(False, False)}
+    assert {case.form for case, _ in kernels if case.name == "sweep"} == swept and len(swept) == 7
+    assert {(case.name, way) for case, way in kernels} >= {
+        (case.name, way) for case, way, _ in koss_gpu.plan(quick=True) if way in koss_gpu.OURS
+    }
+    place = str(next(k for k, (case, _) in enumerate(kernels) if case.name == "small batch"))
+    options = ["--device", "cpu", "--tiny", "--no-sweep", "--compile-only"]
+    assert koss_gpu.main([*options, place]) == 0
