@@ -11,7 +11,6 @@ rules must solve them without an error.
 import argparse
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -22,66 +21,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from setting import RESULTS, cuda_device, setting, write_csv
 
-from ssrtrack.experiments.grid import Cell, read_records
+from ssrtrack.experiments.grid import read_records
+from ssrtrack.experiments.grid_plan import cells, narrowed
 from ssrtrack.experiments.grid_tasks import TEST_SEED, TRIALS
 from ssrtrack.experiments.grid_work import Site, run_grid
 from ssrtrack.experiments.level_jumps import Levels, best_fixed_gain, exact_filter, squared_error
 from ssrtrack.experiments.level_jumps import sample as levels_of
 from ssrtrack.experiments.selective_copy import TASKS, blind_answers, rule_answers, sample
-
-RATES = (1e-3, 2e-3, 4e-3)
-SEEDS = (1, 2, 3)
-MAIN = ("koss", "s6", "gru", "transformer", "s4d")
-INNOVATION = ("koss-input-only", "koss-no-input-gain", "koss-input-only-no-input-gain")
-SEGMENTS = ("koss-s16-j1", "koss-s4", "koss-s16-j0")
-OPERATORS = (
-    "koss-neumann", "koss-neumann-no-derivative", "koss-kalman", "koss-exact", "koss-difference", "koss-neumann-s1",
-)  # fmt: skip
-SHORT_STEPS, MODE_STEPS, LONG_STEPS, LEVEL_STEPS = 3000, 3000, 8000, 2000
-LONG_TUNING = 2000  # steps, on strips of 64 and 256
-
-
-def cells(jobs: str) -> list[Cell]:
-    """The cells of one part of the grid, the most important first."""
-    return {"short": _short, "long": _long, "levels": _levels, "all": lambda: _long() + _short() + _levels()}[jobs]()
-
-
-def _short() -> list[Cell]:
-    first = [_cell(task, model, steps) for task, steps in TASK_STEPS for model in (*MAIN, INNOVATION[0])]
-    clean = [_clean(model) for model in (*MAIN, "koss-input-only", "koss-neumann")]
-    more = [
-        _cell(task, model, steps) for task, steps in TASK_STEPS for model in (*SEGMENTS, *INNOVATION[1:], *OPERATORS)
-    ]
-    return first + clean + more + [_cell("short", "koss-published", SHORT_STEPS), _clean("koss-published")]
-
-
-TASK_STEPS = (("mode", MODE_STEPS), ("short", SHORT_STEPS), ("mode-one-block", MODE_STEPS), ("repeat", MODE_STEPS))
-
-
-def _cell(task: str, model: str, steps: int) -> Cell:
-    return Cell(task, model, steps, RATES, SEEDS)
-
-
-def _clean(model: str) -> Cell:
-    return Cell("short-clean", model, SHORT_STEPS, RATES, SEEDS, tuned_on="short")
-
-
-def _long() -> list[Cell]:
-    order = ("koss-s4", "s6", "koss", "koss-s16-j1", "transformer", "s4d", "koss-input-only", "gru", "koss-s16-j0")
-    trained = [
-        Cell("long", model, LONG_STEPS, RATES, SEEDS, tuning_steps=LONG_TUNING, tuning_stages=2) for model in order
-    ]
-    return trained + [Cell("long-clean", model, LONG_STEPS, RATES, SEEDS, tuned_on="long") for model in order[:5]]
-
-
-def _levels() -> list[Cell]:
-    models = (
-        "koss", "gru", "koss-input-only", "s6", "koss-no-input-gain", "koss-input-only-no-input-gain", "koss-s4",
-        "koss-s16-j1", "koss-s16-j0", "koss-kalman", "koss-neumann-s1", "transformer", "s4d",
-    )  # fmt: skip
-    return [_cell("levels", model, LEVEL_STEPS) for model in models] + [
-        _cell("levels-conv", model, LEVEL_STEPS) for model in ("koss", "koss-input-only", "s6")
-    ]
 
 
 def check() -> None:
@@ -162,7 +108,7 @@ def main() -> None:
     parser.add_argument("--device", nargs="+", help="devices to use; all GPUs, or cpu where there is none")
     parser.add_argument("--model", nargs="+", help="these models only")
     parser.add_argument("--task", nargs="+", help="these tasks only")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="at the best learning rate")
+    parser.add_argument("--seeds", type=int, help="at the best learning rate, instead of 3")
     parser.add_argument("--steps", type=int, help="of every training: for a trial that must not be reported")
     parser.add_argument("--test-sequences", type=int, help="of each test, for a trial likewise")
     parser.add_argument("--rate", nargs="+", type=float, help="learning rates to choose from")
@@ -176,14 +122,12 @@ def main() -> None:
     check()
     found = [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]
     site = Site(tuple(given.device or found), given.workers_per_gpu, given.slots)
-    chosen = [cell for cell in cells(given.jobs) if cell.model in (given.model or [cell.model])]
-    chosen = [cell for cell in chosen if cell.task in (given.task or [cell.task])]
-    for k, cell in enumerate(chosen):
-        rates = tuple(given.rate) if given.rate else cell.rates
-        steps = given.steps or cell.steps
-        chosen[k] = replace(
-            cell, seeds=tuple(range(1, given.seeds + 1)), rates=rates, steps=steps, count=given.test_sequences
-        )
+    seeds = tuple(range(1, given.seeds + 1)) if given.seeds else None
+    rates = tuple(given.rate) if given.rate else None
+    chosen = narrowed(
+        cells(given.jobs), tasks=given.task, models=given.model, seeds=seeds, rates=rates, steps=given.steps,
+        tuning_steps=given.steps, count=given.test_sequences,
+    )  # fmt: skip
     on = cuda_device() if site.devices[0].startswith("cuda") else ""
     facts = setting("torch", "triton", on=on)
     run_grid(chosen, given.output, site, seconds=given.seconds, facts=facts, tell=lambda text: print(text, flush=True))

@@ -1,6 +1,7 @@
 """The evidence experiments: tasks that can be solved by their rules and by no less, fair networks, honest training."""
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from ssrtrack.errors import TrainingError
-from ssrtrack.experiments import level_jumps, selective_copy
+from ssrtrack.experiments import level_jumps
 from ssrtrack.experiments.grid import (
     Cell,
     Job,
@@ -22,12 +23,14 @@ from ssrtrack.experiments.grid import (
     read_records,
 )
 from ssrtrack.experiments.grid_models import MODELS, PEERS, VARIANTS, network, parameters
+from ssrtrack.experiments.grid_plan import cells, narrowed
 from ssrtrack.experiments.grid_tasks import COPYING, TRIALS, copying
 from ssrtrack.experiments.grid_work import Site, run_grid, run_job
 from ssrtrack.experiments.level_jumps import Levels
 from ssrtrack.experiments.selective_copy import (
     TASKS,
     CopyTask,
+    _first,
     blind_answers,
     bumps,
     repeat_table,
@@ -36,6 +39,12 @@ from ssrtrack.experiments.selective_copy import (
 )
 from ssrtrack.experiments.train import SPECTRAL_CAP, Recipe, Stage, Training, cap, groups
 from ssrtrack.models.koss import InnovationGain
+
+FOLDER = str(Path(__file__).parents[1] / "benchmarks")
+if FOLDER not in sys.path:
+    sys.path.insert(0, FOLDER)
+
+import selective_copy as script  # noqa: E402
 
 Tensor = torch.Tensor
 LESS = {"koss-no-input-gain", "koss-input-only-no-input-gain", "koss-published"}  # of other sizes by what they are
@@ -82,7 +91,7 @@ def test_without_context_the_best_rule_stays_at_its_line(name: str, line: float)
     score = (blind_answers(TASKS[name], x) == answers).float().mean().item()
     assert abs(score - line) < 0.012
     assert TASKS[name].chance < score < 0.65
-    first = (selective_copy._first(x, (x > 0) & (x <= 6), 8) == answers).float().mean().item()
+    first = (_first(x, (x > 0) & (x <= 6), 8) == answers).float().mean().item()
     assert first < score + 1e-6, "keeping what comes first is no better"
 
 
@@ -294,14 +303,45 @@ def test_a_job_says_what_it_did() -> None:
 
 def test_a_grid_goes_on_where_its_file_ends(tmp_path: Path) -> None:
     path, said = tmp_path / "records.jsonl", list[str]()
-    cells = [Cell("levels", "gru", 2, (1e-3,), (1,), count=20)]
+    plan = [Cell("levels", "gru", 2, (1e-3,), (1,), count=20)]
     site = Site(("cpu",), workers=1, slots=2)
-    records = run_grid(cells, path, site, seconds=60.0, facts={"device": "here"}, tell=said.append)
+    records = run_grid(plan, path, site, seconds=60.0, facts={"device": "here"}, tell=said.append)
     assert [(r["seed"], r["device"]) for r in records] == [(1, "here")] and said[-1].startswith("0 ")
     text = path.read_text()
-    more = [replace(cells[0], seeds=(1, 2))]
+    more = [replace(plan[0], seeds=(1, 2))]
     run_grid(more, path, site, seconds=0.0, facts={}, tell=said.append)
     assert path.read_text() == text and said[-1].startswith("1 "), "no time, nothing begun"
+
+
+def test_the_plan_holds_every_cell_once_and_every_choice_of_a_rate() -> None:
+    whole = cells("all")
+    pairs = [(c.task, c.model) for c in whole]
+    assert len(pairs) == len(set(pairs)) == sum(len(cells(part)) for part in ("short", "long", "levels"))
+    assert all((c.tuned_on, c.model) in pairs for c in whole if c.tuned_on)
+    assert {c.task for c in whole} == set(TRIALS) and {c.model for c in whole} == set(MODELS)
+    some = narrowed(whole, tasks=["mode"], models=["koss"], steps=7, seeds=None)
+    assert [(c.task, c.model, c.steps, c.seeds) for c in some] == [("mode", "koss", 7, (1, 2, 3))]
+    with pytest.raises(TrainingError, match="no part"):
+        cells("some")
+
+
+def test_the_tables_say_mean_spread_and_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = {"chance": 1 / 6, "without_context": 1.0, "best": 1.0}
+    monkeypatch.setattr(script, "lines", lambda: dict.fromkeys((*TASKS, "levels"), line))
+    told = dict.fromkeys(("device", "versions", "commit", "date", "batch", "precision", "captured"), "x")
+    records = [
+        {"task": task, "model": "koss", "kind": kind, "score": score, "tests": {"test": {}, "polluted": {"score": 0.2}},
+         "test_sequences": 9, "parameters": 7, "lr": 1e-3, "steps": 3, "ms_per_step": 1.0, "seconds": 3.0} | told
+        for task, kind, score in (
+            ("short-clean", "final", 0.9), ("short-clean", "final", 1.0), ("short-clean", "tune", 0.1),
+            ("levels-conv", "final", 0.3),
+        )
+    ]  # fmt: skip
+    failed = {"task": "mode", "model": "koss", "kind": "final", "error": "it died"}
+    script.write_tables([*records, failed], tmp_path)
+    rows = (tmp_path / "selective_copy.csv").read_text().splitlines()
+    assert len(rows) == 2 and rows[1].startswith("short-clean,koss,0.9500,0.0707,0.9000,1.0000,0.2000,2,9,0.1667,")
+    assert (tmp_path / "level_jumps.csv").read_text().splitlines()[1].startswith("levels-conv,koss,0.3000,,")
 
 
 def test_every_task_of_the_grid_samples_what_its_network_takes() -> None:

@@ -17,7 +17,8 @@ from ssrtrack.models.koss import KossBlock
 
 Tensor = torch.Tensor
 WIDTH = 64  # channels between blocks
-STATES = 16  # a channel, in every state-space model: what Mamba takes
+STATES = 8  # of a KOSS channel
+PEER_STATES = 16  # of a channel of S6 and S4D, as Mamba has them
 
 # What sets each variant of KOSS off from the default: operator `discrete`, one step a segment, gain sees input too.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -37,8 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "koss-published": {"published": True},
 }
 PEERS: dict[str, Callable[[], nn.Module]] = {
-    "s6": lambda: S6Block(WIDTH, inner=112, states=STATES),
-    "s4d": lambda: S4dBlock(WIDTH, inner=120, states=STATES),
+    "s6": lambda: S6Block(WIDTH, inner=112, states=PEER_STATES),
+    "s4d": lambda: S4dBlock(WIDTH, inner=120, states=PEER_STATES),
     "gru": lambda: GruBlock(WIDTH),
     "transformer": lambda: AttentionBlock(WIDTH, hidden=96),
 }

@@ -22,8 +22,8 @@ STRIPS = (64, 256, 1024)  # of the long task's curriculum, before the whole stri
 class Trial:
     """A network's task: where training samples come from, stage by stage, and the samples of every test.
 
-    shares: part of the training's steps in each stage. tests: name to sampler, the first one's score counts. count:
-    sequences of a test. least: whether a low score is good.
+    shares: part of the training's steps in each stage. fall: as `Recipe` has it. tests: name to sampler; the first
+    one's score counts. count: sequences of a test. least: whether a low score is good.
     """
 
     goal: Goal
@@ -39,6 +39,7 @@ class Trial:
     depth: int = 2
     conv: bool = True
     precision: str = "float32"
+    fall: float = 1.0
 
     def network(self, model: str, seed: int) -> Network:
         """The model's network for this task."""
@@ -49,7 +50,7 @@ class Trial:
         kept = tuple(zip(self.samplers, self.shares, strict=True))[:stages]
         whole = sum(share for _, share in kept)
         cut = tuple(Stage(draw, max(1, round(steps * share / whole))) for draw, share in kept)
-        return Recipe(cut, lr, seed, warm_up=min(100, max(1, steps // 10)), precision=self.precision)
+        return Recipe(cut, lr, seed, warm_up=min(100, max(1, steps // 10)), fall=self.fall, precision=self.precision)
 
 
 def right(out: Tensor, target: Tensor) -> Tensor:
@@ -82,7 +83,7 @@ def copying(task: CopyTask, *, train_rho: float | None = None, count: int = 10_2
     return Trial(
         COPYING,
         tuple(partial(sample, t) for t in staged),
-        (0.45, 0.25, 0.2, 0.1) if long else (1.0,),
+        (0.4, 0.2, 0.2, 0.2) if long else (1.0,),
         tests,
         outputs=task.symbols,
         values=task.values,
@@ -91,6 +92,8 @@ def copying(task: CopyTask, *, train_rho: float | None = None, count: int = 10_2
         at_once=64 if long else 1_024,
         depth=depth,
         precision="bfloat16" if long else "float32",
+        # The whole strip comes last: it must not meet a learning rate that is already spent.
+        fall=0.3 if long else 1.0,
     )
 
 

@@ -39,6 +39,7 @@ class Stage:
 class Recipe:
     """How a network is trained: stages one after another under one schedule of the learning rate.
 
+    fall: the last part of the steps, over which the learning rate goes to zero along a cosine; before, it rests.
     precision: float32, or bfloat16 for matrix products under autocast, states staying in float32.
     """
 
@@ -47,6 +48,7 @@ class Recipe:
     seed: int
     batch: int = 64
     warm_up: int = 100
+    fall: float = 1.0
     decay: float = 0.01
     precision: str = "float32"
 
@@ -90,6 +92,8 @@ class Training:
             self.losses, self.scores = (torch.zeros(recipe.steps, device=self.device) for _ in range(2))
             self.gains = [m for m in net.modules() if isinstance(m, InnovationGain)]
             self.optimiser = torch.optim.AdamW(groups(net, recipe.decay), lr=self.lr, fused=cuda, capturable=cuda)
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.lr  # this very tensor, which every step fills
         self.x, self.target = self.lr, self.lr  # until the first pool is drawn
 
     def advance(self) -> bool:
@@ -188,10 +192,11 @@ class Training:
             self.slot += 1
 
     def _scheduled(self) -> Tensor:
-        """The step's learning rate: linear over the warm-up, then a cosine to zero at the recipe's end."""
+        """The step's learning rate: linear over the warm-up, at the end a cosine to zero."""
         now = self.step[0].float()
         rise = ((now + 1.0) / self.recipe.warm_up).clamp(max=1.0)
-        return self.recipe.lr * rise * 0.5 * (1.0 + torch.cos(now * (pi / self.recipe.steps)))
+        fallen = (1.0 - (1.0 - now / self.recipe.steps) / self.recipe.fall).clamp(min=0.0)
+        return self.recipe.lr * rise * 0.5 * (1.0 + torch.cos(pi * fallen))
 
     def _wait(self) -> None:
         """Keep the host no more than AHEAD pools before the device."""
