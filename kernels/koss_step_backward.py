@@ -11,7 +11,8 @@ chain waits. Gradients that many programs share (A, τ, W1, W2, b1) go into one 
 up in a fixed order; those of the weights are products over all tokens, made by a second kernel.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
+# ruff: noqa: RUF005, SIM109 (Triton takes neither unpacking nor `in`)
 
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 from ssrtrack.kernels.koss_math import (
     BUCY,
     CODES,
+    DISCRETE,
     EXACT,
     KALMAN,
     LOG2E,
@@ -119,7 +121,7 @@ def backward_kernel(
     g_delta_place = tile(g_delta, row, first, g_delta_b, g_delta_t, channel, VARLEN)
     g_bias_place = tile(g_bias, row, first, g_bias_b, g_bias_t, channel, VARLEN)
     token_place = (first * D)[:, None] + channel[None, :]
-    read_place = g_read + (tl.cast(head, tl.int64) * tokens + first) * N
+    read_place = g_read + ((tl.cast(head, tl.int64) * tokens + first) * N)[:, None] + tl.arange(0, C)[None, :]
     state_place = (row * (N * D))[:, None] + channel[None, :]
 
     first_weight = weight(w1, head, C, OPERAND, True)
@@ -145,11 +147,10 @@ def backward_kernel(
         queue = queue + (take(pointers, moves, steps - 1 - a, T, inside, length, VARLEN),)
     for k in tl.range(steps, loop_unroll_factor=UNROLL):
         t = steps - 1 - k
-        now = queue[0]
+        now = queue[0]  # type: ignore[misc]
         queue = queue[1:] + (take(pointers, moves, t - AHEAD, T, inside, length, VARLEN),)
         t64 = tl.cast(t, tl.int64)
-        on = inside & (t < length)
-        live = on[:, None]
+        live = (inside & (t < length))[:, None]
         X = now[0].to(tl.float32)
         step = now[1].to(tl.float32)
         GY = now[2].to(tl.float32)
@@ -198,6 +199,7 @@ def backward_kernel(
         g_drive = tl.zeros_like(X)
         new = ()
         sums = ()
+        columns_sum = tl.zeros_like(X)
         for n in tl.static_range(N):
             carried, q, _gK, g_column, g_direct, g_slant, g_driven, g_extra = back[n]
             after = advance(OP, h[n], p[n], rates[n], step, K, c[n][:, None], X, lean, v)
@@ -219,10 +221,11 @@ def backward_kernel(
             if VARLEN:
                 carried = tl.where(live, carried, carry[n])
             new = new + (carried,)
-            tl.store(read_place + t64 * N + n, tl.sum(g_column, 1), mask=on)
+            columns_sum = tl.where(lanes == n, tl.sum(g_column, 1)[:, None], columns_sum)
+        tl.store(read_place + t64 * N, columns_sum, mask=live & (lanes < N))
         carry = new
         g_rate = sums
-        if OP == KALMAN or OP == 0:
+        if OP == DISCRETE or OP == KALMAN:
             g_input += g_drive
         if LED:
             g_lean += tau * g_drive
@@ -290,7 +293,7 @@ def backward(
     x, offsets, start = inputs.x, inputs.offsets, inputs.start
     batch, states, width = start.shape
     heads, channels = inputs.b1.shape
-    tuning = tuning or choose(batch * heads)
+    tuning = tuning or choose(channels, states)._replace(ahead=1)
     tokens = x.shape[0] * x.shape[1]
     sloped, led = inputs.slope is not None, inputs.slope is not None and inputs.lead is not None
     programs = triton.cdiv(batch, tuning.rows)
@@ -318,7 +321,7 @@ def backward(
             *strides(gx), *strides(g_delta), *strides(g_bias), *strides(g_slope), batch, x.shape[1], tokens,
             OP=CODES[form.operator], N=states, C=channels, ROWS=tuning.rows, AHEAD=tuning.ahead,
             INNOVATE=form.innovate, SLOPED=sloped, LED=led, VARLEN=offsets is not None, ENDED=g_final is not None,
-            OPERAND=triton_type(products), UNROLL=2, num_warps=tuning.warps,
+            OPERAND=triton_type(products), UNROLL=tuning.unroll, num_warps=tuning.warps,
         )  # fmt: skip
     elif g_final is None:
         g_start.zero_()

@@ -5,7 +5,8 @@ update. States, weights and the next steps' inputs stay in registers, so that a 
 prediction, s, two small products with an exchange between warps before and after each, σ, update.
 """
 
-# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
+# ruff: noqa: RUF005, SIM108 (Triton knows no unpacking; its conditions are branches)
 
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import triton
 import triton.language as tl
 
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
-from ssrtrack.kernels.koss_math import BUCY, CODES, KALMAN, LOG2E, advance, drive, gain, saturation
+from ssrtrack.kernels.koss_math import CODES, KALMAN, LOG2E, advance, drive, gain, saturation
 
 Tensor = torch.Tensor
 WIDTHS = (16, 32, 64, 128)
@@ -22,11 +23,16 @@ STATES = 16
 
 
 class Tuning(NamedTuple):
-    """rows: sequences of a program. warps: its warps. ahead: how many steps before their use inputs are loaded."""
+    """rows: sequences of a program. warps: its warps. ahead: how many steps before their use inputs are loaded.
+
+    unroll: how many steps follow one another in the loop's body. A row for each warp is what keeps every tile in one
+    layout, so that a step waits for other warps only around its two products.
+    """
 
     rows: int
     warps: int
     ahead: int
+    unroll: int = 1
 
 
 @triton.jit
@@ -63,7 +69,7 @@ def column(pointer, row, first, stride_b, stride_t, VARLEN: tl.constexpr):
 
 @triton.jit
 def take(pointers, strides, t, T, inside, length, VARLEN: tl.constexpr):
-    """Tiles of step t, in their own precision; behind a sequence's end zeros, or its last step where none is shorter."""
+    """Tiles of step t in their own precision; beyond a sequence's ends zeros, or its last step where none is shorter."""
     out = ()
     if VARLEN:
         now = tl.zeros_like(length) + t
@@ -142,8 +148,10 @@ def forward_kernel(
     keep_place = (first * (N * D))[:, None] + channel[None, :]
     gain_place = (first * D)[:, None] + channel[None, :]
 
-    first_weight = weight(w1, head, C, OPERAND, False)
-    second_weight = weight(w2, head, C, OPERAND, False)
+    # Float32 operands can only be loaded whole from memory that runs along the summed index.
+    across: tl.constexpr = OPERAND == tl.float32  # noqa: SIM300
+    first_weight = weight(w1, head, C, OPERAND, across)
+    second_weight = weight(w2, head, C, OPERAND, across)
     offset = tl.zeros([ROWS, C], tl.float32) + tl.load(b1 + channel).to(tl.float32)[None, :]
     tau = tl.zeros([1, C], tl.float32)
     if LED:
@@ -159,7 +167,7 @@ def forward_kernel(
     for a in tl.static_range(AHEAD):
         queue = queue + (take(pointers, strides, a, T, inside, length, VARLEN),)
     for t in tl.range(steps, loop_unroll_factor=UNROLL):
-        now = queue[0]
+        now = queue[0]  # type: ignore[misc]
         queue = queue[1:] + (take(pointers, strides, t + AHEAD, T, inside, length, VARLEN),)
         t64 = tl.cast(t, tl.int64)
         live = (inside & (t < length))[:, None]
@@ -178,9 +186,11 @@ def forward_kernel(
         e = X
         if INNOVATE:
             e = X - predicted
-        s, rest = saturation(e)
+        s, _rest = saturation(e)
         hidden = tl.dot(s.to(OPERAND), first_weight, offset, input_precision="tf32x3")
         hidden = tl.maximum(hidden, 0.0).to(OPERAND)
+        # A gather takes the products' result into the layout of the states; without it the states would take on that
+        # of the products, and every input would be exchanged between warps.
         logit = tl.dot(hidden, second_weight, input_precision="tf32x3")
         K = gain(OP, tl.gather(logit, lanes, 1) + z)
         v = drive(OP, X, lean, tau)
@@ -213,7 +223,7 @@ def forward(inputs: LoopInputs, form: LoopForm, keep: bool, tuning: Tuning | Non
     x, offsets, start = inputs.x, inputs.offsets, inputs.start
     batch, states, width = start.shape
     heads, channels = inputs.b1.shape
-    tuning = tuning or choose(batch * heads)
+    tuning = tuning or choose(channels, states)
     tokens = x.shape[0] * x.shape[1]
     y, final = like(x), torch.empty_like(start, dtype=torch.float32, memory_format=torch.contiguous_format)
     saved: tuple[Tensor, ...] = ()
@@ -229,7 +239,8 @@ def forward(inputs: LoopInputs, form: LoopForm, keep: bool, tuning: Tuning | Non
     read_last = inputs.read if inputs.read.stride(-1) == 1 else inputs.read.contiguous()
     forward_kernel[(triton.cdiv(batch, tuning.rows), heads)](
         x, inputs.delta, read_last, inputs.bias, slope,
-        *(part.contiguous() for part in (inputs.rate, inputs.w1, inputs.b1, inputs.w2, start)),
+        inputs.rate.contiguous(), turned(inputs.w1, x), inputs.b1.contiguous(), turned(inputs.w2, x),
+        start.contiguous(),
         x if inputs.lead is None else inputs.lead.contiguous(),
         x if offsets is None else offsets,
         y, final, *(saved or (x, x, x)),
@@ -238,7 +249,7 @@ def forward(inputs: LoopInputs, form: LoopForm, keep: bool, tuning: Tuning | Non
         OP=CODES[form.operator], N=states, C=channels, ROWS=tuning.rows, AHEAD=tuning.ahead,
         INNOVATE=form.innovate, SLOPED=inputs.slope is not None,
         LED=inputs.slope is not None and inputs.lead is not None,
-        VARLEN=offsets is not None, KEEP=keep, OPERAND=triton_type(operand(x)), UNROLL=2, num_warps=tuning.warps,
+        VARLEN=offsets is not None, KEEP=keep, OPERAND=triton_type(operand(x)), UNROLL=tuning.unroll, num_warps=tuning.warps,
     )  # fmt: skip
     return y, final, saved
 
@@ -256,9 +267,9 @@ def supported(inputs: LoopInputs, form: LoopForm) -> bool:
     )
 
 
-def choose(chains: int) -> Tuning:
-    """How a batch of so many sequences times heads is cut into programs."""
-    return Tuning(4, 4, 2)
+def choose(channels: int, states: int) -> Tuning:
+    """How a batch is cut into programs."""
+    return Tuning(rows=4, warps=2 if channels < 32 else 4, ahead=2 if states <= 4 else 1)
 
 
 def operand(x: Tensor) -> torch.dtype:
@@ -271,6 +282,11 @@ def operand(x: Tensor) -> torch.dtype:
 def triton_type(dtype: torch.dtype) -> Any:
     """Triton's name of an operand's precision."""
     return tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
+
+
+def turned(part: Tensor, x: Tensor) -> Tensor:
+    """A weight as the kernel reads it: for float32 products its transpose."""
+    return (part if operand(x) == torch.bfloat16 else part.transpose(1, 2)).contiguous()
 
 
 def strides(tensor: Tensor) -> tuple[int, int]:
