@@ -7,7 +7,7 @@ from ssrtrack.experiments.grid import Cell
 
 RATES = (1e-3, 2e-3, 4e-3)
 SEEDS = (1, 2, 3)
-STEPS = {"short": 3000, "mode": 3000, "mode-one-block": 3000, "repeat": 3000, "levels": 2000, "long": 7000}
+STEPS = {"short": 3000, "mode": 3000, "repeat": 3000, "levels": 2000, "long": 7000}
 LONG_TUNING = 2000  # steps, on the curriculum's first two strips
 PEERS = ("s6", "gru", "transformer", "s4d")
 MAIN = ("koss", *PEERS, "koss-input-only")
@@ -46,7 +46,7 @@ def narrowed(
 
 
 def _cell(task: str, model: str, *, tuned_on: str = "") -> Cell:
-    return Cell(task, model, STEPS.get(task) or STEPS[task.rsplit("-", 1)[0]], RATES, SEEDS, tuned_on)
+    return Cell(task, model, STEPS[task.split("-")[0]], RATES, SEEDS, tuned_on)
 
 
 def _short_first() -> list[Cell]:
