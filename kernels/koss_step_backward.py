@@ -52,7 +52,6 @@ from ssrtrack.kernels.koss_step_forward import (
 )
 
 Tensor = torch.Tensor
-TOKENS = 64  # rows of one product of the weights' gradient
 SPLITS = 256  # into how many partial sums it is cut at most
 
 
@@ -256,7 +255,7 @@ def weights_kernel(
     turned = weight(w2, head, C, OPERAND, True)
     g_w1 = tl.zeros([C, C], tl.float32)
     g_w2 = tl.zeros([C, C], tl.float32)
-    g_b1 = tl.zeros([C], tl.float32)
+    g_b1 = tl.zeros([BLOCK, C], tl.float32)
     begin = tl.cast(split, tl.int64) * share
     for at in range(0, share, BLOCK):
         token = begin + at + tl.arange(0, BLOCK)
@@ -266,7 +265,7 @@ def weights_kernel(
         hidden = tl.load(hiddens + place, mask=on, other=0.0)
         dz = tl.load(g_logit + place, mask=on, other=0.0)
         dhid = tl.where(hidden > 0, tl.dot(dz, turned, input_precision="tf32x3"), 0.0)
-        g_b1 += tl.sum(dhid, 0)
+        g_b1 += dhid
         g_w1 = tl.dot(tl.trans(s), dhid.to(OPERAND), g_w1, input_precision="tf32x3")
         g_w2 = tl.dot(tl.trans(hidden), dz, g_w2, input_precision="tf32x3")
     out += (tl.cast(split, tl.int64) * heads + head) * (2 * C * C + C)
@@ -274,7 +273,7 @@ def weights_kernel(
     square = i[:, None] * C + i[None, :]
     tl.store(out + square, g_w1)
     tl.store(out + C * C + square, g_w2)
-    tl.store(out + 2 * C * C + i, g_b1)
+    tl.store(out + 2 * C * C + i, tl.sum(g_b1, 0))
 
 
 def backward(
@@ -350,12 +349,14 @@ def weight_gradients(
     """gW1, gW2 (H, C, C) and gb1 (H, C) in float32 from s, (gains, hidden layer) and dz of all tokens."""
     heads, channels = inputs.b1.shape
     tokens = selected.shape[0]
-    share = triton.cdiv(triton.cdiv(max(tokens, 1), max(SPLITS // heads, 1)), TOKENS) * TOKENS
+    # Tokens of one product: as many as leave both sums in registers.
+    block = 16 if g_logit.dtype == torch.float32 else 32 if channels > 64 else 64
+    share = triton.cdiv(triton.cdiv(max(tokens, 1), max(SPLITS // heads, 1)), block) * block
     splits = triton.cdiv(max(tokens, 1), share)
     parts = selected.new_empty((splits, heads, (2 * channels + 1) * channels), dtype=torch.float32)
     weights_kernel[(splits, heads)](
         selected, kept[1], g_logit, inputs.w2.contiguous(), parts, tokens, share,
-        C=channels, BLOCK=TOKENS, OPERAND=triton_type(g_logit.dtype), num_warps=8 if channels > 64 else 4,
+        C=channels, BLOCK=block, OPERAND=triton_type(g_logit.dtype), num_warps=8 if channels > 64 else 4,
     )  # fmt: skip
     square = channels * channels
     flat = parts.sum(0)

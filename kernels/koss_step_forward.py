@@ -69,7 +69,7 @@ def column(pointer, row, first, stride_b, stride_t, VARLEN: tl.constexpr):
 
 @triton.jit
 def take(pointers, strides, t, T, inside, length, VARLEN: tl.constexpr):
-    """Tiles of step t in their own precision; beyond a sequence's ends zeros, or its last step where none is shorter."""
+    """Tiles of step t in their own precision; behind a sequence's end zeros, or its last step if all are equal."""
     out = ()
     if VARLEN:
         now = tl.zeros_like(length) + t
@@ -244,12 +244,13 @@ def forward(inputs: LoopInputs, form: LoopForm, keep: bool, tuning: Tuning | Non
         x if inputs.lead is None else inputs.lead.contiguous(),
         x if offsets is None else offsets,
         y, final, *(saved or (x, x, x)),
-        *strides(x), *strides(inputs.delta), *strides(read_last), *strides(inputs.bias), *strides(slope), *strides(y),
-        batch, x.shape[1],
+        *strides(x), *strides(inputs.delta), *strides(read_last), *strides(inputs.bias), *strides(slope),
+        *strides(y), batch, x.shape[1],
         OP=CODES[form.operator], N=states, C=channels, ROWS=tuning.rows, AHEAD=tuning.ahead,
         INNOVATE=form.innovate, SLOPED=inputs.slope is not None,
         LED=inputs.slope is not None and inputs.lead is not None,
-        VARLEN=offsets is not None, KEEP=keep, OPERAND=triton_type(operand(x)), UNROLL=tuning.unroll, num_warps=tuning.warps,
+        VARLEN=offsets is not None, KEEP=keep, OPERAND=triton_type(operand(x)), UNROLL=tuning.unroll,
+        num_warps=tuning.warps,
     )  # fmt: skip
     return y, final, saved
 
