@@ -17,6 +17,7 @@ from ssrtrack.models.koss import (
     kalman_operators,
     segment_scan,
 )
+from ssrtrack.models.koss_gain import spectral_norm
 from ssrtrack.models.koss_layer import DERIVATIVES
 from ssrtrack.models.koss_theory import discrete_steady_gain
 
@@ -274,6 +275,15 @@ def test_weights_are_scaled_back_to_the_cap_in_every_head_and_smaller_ones_are_l
     norms = torch.linalg.matrix_norm(torch.cat([gain.w1[:1], gain.w2]).detach(), ord=2, dim=(1, 2))
     assert norms.tolist() == pytest.approx([SPECTRAL_CAP] * 3, rel=1e-5)
     assert torch.equal(gain.w1[1], small)
+
+
+def test_the_spectral_norm_is_that_of_a_singular_value_decomposition() -> None:
+    g = torch.Generator().manual_seed(0)
+    for C in (1, 4, 64):
+        w = torch.randn(6, C, C, generator=g) * torch.logspace(-6, 4, 6)[:, None, None]
+        torch.testing.assert_close(spectral_norm(w), torch.linalg.matrix_norm(w, ord=2), rtol=1e-5, atol=0)
+    assert spectral_norm(torch.eye(64)[None]).item() == pytest.approx(64 ** (1 / 2048), rel=1e-5)
+    assert spectral_norm(torch.zeros(1, 4, 4)).item() < 1e-15
 
 
 def test_a_gain_sees_its_own_head_and_none_where_there_is_no_input() -> None:

@@ -6,6 +6,8 @@ from torch import nn
 from ssrtrack.kernels.koss_operators import innovation_gain
 
 Tensor = torch.Tensor
+SQUARINGS = 10
+LEAST_TRACE = 1e-30  # of WᵀW = 0, whose logarithm is taken
 SPECTRAL_CAP = 4.0  # of W1 and W2; the loop e → K → h → e turns chaotic where their product is between 23 and 36
 
 
@@ -34,6 +36,24 @@ class InnovationGain(nn.Module):
         With both at 4 the loop through the gain was contracting in every case tried; the gradient over a thousand
         steps grows from a product of 36 on (operator `discrete`, one step a segment).
         """
-        for weight in (self.w1, self.w2):
-            norm = torch.linalg.matrix_norm(weight, ord=2, dim=(1, 2), keepdim=True)
-            weight.mul_((SPECTRAL_CAP / norm).clamp(max=1.0))
+        pair = torch.cat([self.w1, self.w2])
+        factors = (SPECTRAL_CAP / spectral_norm(pair)).clamp(max=1.0)[:, None, None]
+        for weight, factor in zip((self.w1, self.w2), torch.split(factors, self.w1.shape[0]), strict=True):
+            weight.mul_(factor)
+
+
+def spectral_norm(weights: Tensor) -> Tensor:
+    """σ₁ (M,) of matrices (M, C, C), as (tr (WᵀW)^m)^{1/2m} with m = 2^SQUARINGS, by repeated squaring.
+
+    Never too small, and too large by C^{1/2m} − 1 at most (0.2 % at C = 64; 1e-6 where σ₂ is 1 % below σ₁). Unlike a
+    singular value decomposition it asks the host for nothing, so a CUDA graph can hold it.
+    """
+    power = weights.transpose(1, 2) @ weights
+    logarithm = torch.zeros_like(power[:, 0, 0])
+    for k in range(SQUARINGS + 1):
+        trace = power.diagonal(dim1=1, dim2=2).sum(1).clamp(min=LEAST_TRACE)
+        logarithm = logarithm + trace.log() / 2**k
+        if k < SQUARINGS:
+            power = power / trace[:, None, None]
+            power = power @ power
+    return torch.exp(0.5 * logarithm)

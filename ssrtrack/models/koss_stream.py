@@ -56,7 +56,8 @@ def run_segments(inputs: LoopInputs, form: LoopForm, state: LayerState, loop: Lo
     `loop` runs whole segments (`koss_closed_loop`). The rows up to the next segment are stepped, whole segments run at
     once, and the state inside the last one comes from a run of every pass over the rows it has.
     """
-    form = replace(form, passes=min(form.passes, form.segment - 1))
+    if form.passes >= form.segment:
+        form = replace(form, passes=form.segment - 1)
     steps, out = inputs.x.shape[1], []
     head = min((form.segment - state.position) % form.segment, steps)
     for t in range(head):
