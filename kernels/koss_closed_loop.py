@@ -3,9 +3,10 @@
 The formulas are those of `reference.koss_loop` and the letters those of `koss_form` (arXiv 2512.16723).
 """
 
-import importlib
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from types import ModuleType
@@ -56,13 +57,17 @@ def koss_closed_loop(
     """
     form = LoopForm() if form is None else form
     _check(inputs, form)
+    # Pass j has a segment's first j + 1 steps exact, so more passes than steps but one change nothing.
+    form = replace(form, passes=min(form.passes, form.segment - 1))
     inputs = _readied(inputs, form)
     if inputs.x.numel() == 0:
         return torch.zeros_like(inputs.x), inputs.start.clone()
     backend = _choice(inputs, form) if backend is None else _granted(backend, inputs, form)
     if backend == "torch":
         return koss_torch.forward(inputs, form)
-    return _on_triton(inputs, form) if backend == "triton" else koss_cpu.forward(inputs)
+    run = _outside_graphs(_on_triton if backend == "triton" else _on_numba)
+    y, last = run(inputs, form)
+    return y, last
 
 
 def _readied(inputs: LoopInputs, form: LoopForm) -> LoopInputs:
@@ -176,7 +181,7 @@ def _triton_refusal(inputs: LoopInputs, form: LoopForm) -> str | None:
         return "x is float64"
     kernels = _kernels(form.segment == 1)
     if kernels is None:
-        return "there are no Triton kernels for this segment here"
+        return "Triton is not installed"
     (H, C), N = inputs.b1.shape, inputs.start.shape[1]
     if not kernels[0].supported(inputs, form):
         return f"{form} with {H} heads of {C} channels and {N} states"
@@ -186,12 +191,25 @@ def _triton_refusal(inputs: LoopInputs, form: LoopForm) -> str | None:
 @cache
 def _kernels(step: bool) -> tuple[ModuleType, ModuleType] | None:
     """The modules of forward and backward, loaded when first used: a CPU's process never loads Triton."""
-    kind = "step" if step else "segment"
-    names = [f"ssrtrack.kernels.koss_{kind}_{way}" for way in ("forward", "backward")]
-    if any(importlib.util.find_spec(name) is None for name in ("triton", *names)):
+    if importlib.util.find_spec("triton") is None:
         return None
-    forward, backward = map(importlib.import_module, names)
-    return forward, backward
+    if step:
+        from ssrtrack.kernels import koss_step_backward, koss_step_forward
+
+        return koss_step_forward, koss_step_backward
+    from ssrtrack.kernels import koss_segment_backward, koss_segment_forward
+
+    return koss_segment_forward, koss_segment_backward
+
+
+def _outside_graphs(run: Any) -> Any:
+    """`run`, which torch.compile is to leave as it is: its kernels have compilers of their own."""
+    disable: Any = torch.compiler.disable
+    return disable(run) if torch.compiler.is_compiling() else run
+
+
+def _on_numba(inputs: LoopInputs, _: LoopForm) -> tuple[Tensor, Tensor]:
+    return koss_cpu.forward(inputs)
 
 
 def _on_triton(inputs: LoopInputs, form: LoopForm) -> tuple[Tensor, Tensor]:
@@ -200,8 +218,14 @@ def _on_triton(inputs: LoopInputs, form: LoopForm) -> tuple[Tensor, Tensor]:
         apply: Any = _Kernels.apply
         y, last = apply(kernels, form, *inputs)
     else:
-        y, last, _ = kernels[0].forward(inputs, form, False)
+        with _device_of(inputs.x):
+            y, last, _ = kernels[0].forward(inputs, form, False)
     return y, last
+
+
+def _device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current device, whatever the tensors' is."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 class _Kernels(torch.autograd.Function):
@@ -209,7 +233,9 @@ class _Kernels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, kernels: Any, form: LoopForm, *given: Any) -> tuple[Tensor, Tensor]:
-        y, last, saved = kernels[0].forward(LoopInputs(*given), form, True)
+        inputs = LoopInputs(*given)
+        with _device_of(inputs.x):
+            y, last, saved = kernels[0].forward(inputs, form, True)
         ctx.save_for_backward(*given, *saved)
         ctx.backward_kernel, ctx.form = kernels[1].backward, form
         return y, last
@@ -219,8 +245,8 @@ class _Kernels(torch.autograd.Function):
     def backward(ctx: Any, gy: Tensor, g_last: Tensor) -> tuple[Tensor | None, ...]:
         count = len(LoopInputs._fields)
         inputs: Any = LoopInputs(*ctx.saved_tensors[:count])
-        saved = ctx.saved_tensors[count:]
-        found = ctx.backward_kernel(inputs, ctx.form, saved, _adjacent(gy), g_last.contiguous())
+        with _device_of(gy):
+            found = ctx.backward_kernel(inputs, ctx.form, ctx.saved_tensors[count:], _adjacent(gy), g_last.contiguous())
         needed = ctx.needs_input_grad[2 : count + 1]
         grads = [g.to(v.dtype) if need else None for v, g, need in zip(inputs[:-1], found, needed, strict=True)]
         return None, None, *grads, None

@@ -159,6 +159,14 @@ def test_autocast_leaves_the_loop_in_its_own_precision() -> None:
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
+@pytest.mark.parametrize("backend", ["torch", "numba"])
+def test_torch_compile_takes_the_loop(backend: str) -> None:
+    case = CASES["one step"]
+    compiled = torch.compile(partial(koss_closed_loop, backend=backend), backend="eager")
+    where, found = worst(answers(compiled, case, inputs_of(case)), expected("one step"))
+    assert found <= NEAR[case.dtype], where
+
+
 @pytest.mark.parametrize("shape", [{"T": 0}, {"B": 0}])
 def test_nothing_in_nothing_out(shape: dict[str, int]) -> None:
     inputs = inputs_of(Case(**shape))  # type: ignore[arg-type]
@@ -250,8 +258,8 @@ def test_what_a_cpu_takes(case: Case, backend: str, monkeypatch: pytest.MonkeyPa
     assert taken == [backend]
 
 
-def test_without_triton_a_card_would_run_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_triton_none_of_its_kernels_is_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(public, "_kernels", lambda step: None)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(ValueError, match="no Triton kernels"):
+    with pytest.raises(ValueError, match="Triton is not installed"):
         koss_closed_loop(inputs_of(Case()), backend="triton")
