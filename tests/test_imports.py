@@ -30,7 +30,7 @@ OWNERS = {
     "matplotlib": ("report/figures",),
     "triton": ("kernels/",),
     "torch": ("kernels/", "models/", "training/", "experiments/"),
-    "numba": ("kernels/", "io/asterix_walk", "models/koss_numba"),
+    "numba": ("kernels/", "io/asterix_walk"),
     "safetensors": ("models/checkpoint", "training/resume"),
     "pandas": ("data", "io/trajectories"),
     "pyarrow": ("io/trajectories",),
