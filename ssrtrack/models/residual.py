@@ -159,7 +159,7 @@ class ResidualKoss(nn.Module):
         """Keep the gains' weights within their spectral cap; call after every step of the optimiser."""
         for block in self.blocks:
             assert isinstance(block, KossBlock)
-            block.koss.gain.cap()
+            block.cap()
 
     def _before_plots(self, base: Base, flown: Flown, rows: Rows, frame: Frame, y: Tensor, raw: Tensor) -> Correction:
         """Corrections of the predictions to every column."""
