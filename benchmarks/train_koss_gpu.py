@@ -3,13 +3,13 @@
     python benchmarks/train_koss_gpu.py            (about 3 minutes; --quick: one)
 
 The same model from the same seed on the same device-made flights, in one process, four ways: the fused kernels with
-loss and gradient replayed as a CUDA graph, as a training does it; the same, operation by operation; and both with the
-layer's loop in plain torch. First, on one batch, loss and gradient of the ways must agree: what does not
-gets no time. Then each trains for the same number of steps. Accuracy is the mean loss of the last 20 steps and the
-errors on held-out flights, made on the device too, beside the tuned IMM's on the same flights; a second seed of the
-first way says how much of a difference means nothing. A step's seconds are by the wall clock, the device waited for at
-its end; parts of a step are timed apart, each waited for. Writes results/train_koss_gpu.csv. Without a GPU,
-`--device cpu --steps 3 --batch 8` goes through the same motions, with the kernels that a CPU has.
+loss and gradient replayed as a CUDA graph and the next batch made beside it, as a training does it; the same, operation
+by operation; and both with the layer's loop in plain torch. First, on one batch, loss and gradient of the ways must
+agree: what does not gets no time. Then each trains for the same number of steps. Accuracy is the mean loss of the last
+20 steps and the errors on held-out flights, made on the device too, beside the tuned IMM's on the same flights; a
+second seed of the first way says how much of a difference means nothing. A step's seconds are by the wall clock, the
+device waited for at its end; parts of a step are timed apart, each waited for. Writes results/train_koss_gpu.csv.
+Without a GPU, `--device cpu --steps 3 --batch 8` goes through the same motions, with the kernels that a CPU has.
 """
 
 import argparse
@@ -52,7 +52,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Way:
-    """A name, the backend of the layers' loops, and whether steps may be replayed as a graph."""
+    """A name, the backend of the layers' loops, and whether steps are replayed as a graph, with batches made ahead."""
 
     name: str
     backend: str | None
@@ -82,7 +82,8 @@ class Setup:
         """A training at its start."""
         recipe = replace(self.recipe, seed=seed)
         model = with_backend(new_model(recipe.size, self.bank, self.gap_s, seed), way.backend)
-        return Training(recipe, model, self.bank, self.flights, self.there, Ranks(0, 1, self.where), replay=way.replay)
+        ranks, fast = Ranks(0, 1, self.where), way.replay
+        return Training(recipe, model, self.bank, self.flights, self.there, ranks, replay=fast, ahead=fast)
 
 
 def with_backend(model: nn.Module, backend: str | None) -> Any:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
+from ssrtrack.training.loop_recipe import Recipe
 
 FOLDER = str(Path(__file__).parents[1] / "benchmarks")
 if FOLDER not in sys.path:
@@ -25,6 +26,7 @@ import koss_gpu_clock  # noqa: E402
 import koss_gpu_peers  # noqa: E402
 import koss_gpu_sweep  # noqa: E402
 import koss_gpu_ways  # noqa: E402
+import train_koss_gpu  # noqa: E402
 from koss_gpu_cases import Case, Ceilings  # noqa: E402
 
 PLAIN = Case("plain", 2, 20, 3, 4, 1, channels=16, head=8, dtype="float32")
@@ -190,3 +192,24 @@ def test_every_case_and_form_is_compiled_ahead() -> None:
     place = str(next(k for k, (case, _) in enumerate(kernels) if case.name == "small batch"))
     options = ["--device", "cpu", "--tiny", "--no-sweep", "--compile-only"]
     assert koss_gpu.main([*options, place]) == 0
+
+
+def test_the_training_script_runs_through(tmp_path: Path) -> None:
+    output = tmp_path / "train.csv"
+    options = ["--device", "cpu", "--size", "tiny", "--steps", "2", "--batch", "2", "--output", str(output)]
+    assert train_koss_gpu.main(options) == 0
+    rows = rows_in(output)
+    assert [row["way"] for row in rows] == [*(way.name for way in train_koss_gpu.WAYS), train_koss_gpu.WAYS[0].name]
+    assert all(float(row["loss_off"]) < 1e-5 and float(row["gradient_off"]) < 1e-4 for row in rows)
+    assert len({row["loss_last"] for row in rows[:4]}) == 1 and rows[4]["loss_last"] != rows[0]["loss_last"]
+    assert all(float(row[f"ms_{part.replace(' ', '_')}"]) > 0.0 for row in rows for part in train_koss_gpu.PARTS)
+    assert rows[3]["times_torch"] == "1"
+
+
+def test_a_training_whose_gradient_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gradients = iter([(1.0, torch.ones(3)), (1.0, torch.tensor([1.0, 1.0, 1.1])), (1.1, torch.ones(3))])
+    monkeypatch.setattr(train_koss_gpu, "gradient_of", lambda *_: next(gradients))
+    monkeypatch.setattr(train_koss_gpu, "trained", lambda *_: {"steps_per_s": "1"})
+    setup = train_koss_gpu.Setup(Recipe(steps=1), *[None] * 5)  # type: ignore[list-item]
+    rows = train_koss_gpu.rows_of(setup, [(way, 1) for way in train_koss_gpu.WAYS[:2]])
+    assert all("wrong" in row["note"] and "steps_per_s" not in row for row in rows)

@@ -1,4 +1,4 @@
-"""The step as a CUDA graph: when it may be replayed, what is kept of a record, and on a GPU that replays are right."""
+"""The step as a CUDA graph and batches made ahead: when, what is kept of a record, and on a GPU the same losses."""
 
 import warnings
 from contextlib import nullcontext
@@ -12,15 +12,23 @@ from ssrtrack.models.residual_inputs import Base, Flown, base_history
 from ssrtrack.simulators.suite import load_suite
 from ssrtrack.training import loop_graph
 from ssrtrack.training.device_sampler import DeviceFlights
+from ssrtrack.training.distributed import Ranks
+from ssrtrack.training.loop import Training
+from ssrtrack.training.loop_ahead import Batches
 from ssrtrack.training.loop_graph import Gradient, Recorded, replayed, tensors_of
 from ssrtrack.training.loop_model import loss_of, new_model
+from ssrtrack.training.loop_recipe import Recipe
 from tests.training_fixture import imm
 
 WINDOWS, PLOTS = 4, 16
 
 
+def flights_on(where: str) -> DeviceFlights:
+    return DeviceFlights(load_suite("tma-4s", "train")[0], 3, WINDOWS, PLOTS, where, 0, 1)
+
+
 def batches(count: int, where: str = "cpu") -> list[tuple[Base, Flown]]:
-    flights = DeviceFlights(load_suite("tma-4s", "train")[0], 3, WINDOWS, PLOTS, where, 0, 1)
+    flights = flights_on(where)
     found = [flights.windows(k) for k in range(count)]
     return [(base_history(imm(), flown), flown) for flown in found]
 
@@ -124,6 +132,48 @@ def test_what_depends_on_more_than_shapes_is_not_replayed() -> None:
     assert not loop_graph.replayable(replace(here, truth=None))
 
 
+class Counted:
+    """Flights that count how often they are asked."""
+
+    def __init__(self) -> None:
+        self.flights, self.asked = flights_on("cpu"), list[int]()
+
+    def windows(self, k: int) -> Flown:
+        self.asked.append(k)
+        return self.flights.windows(k)
+
+
+class Stream:
+    """In place of a CUDA stream: notes whom it waited for."""
+
+    def __init__(self, *_: Any) -> None:
+        self.waited: list[Any] = []
+
+    def wait_stream(self, other: Any) -> None:
+        self.waited.append(other)
+
+
+def test_a_batch_made_ahead_is_the_batch_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, now = Counted(), Stream()
+    ahead = Batches(counted, imm(), torch.device("cpu"))
+    ahead.prepare(0)
+    assert counted.asked == []  # nothing is made ahead on a CPU
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: now)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    ahead._device = torch.device("cuda")
+    for k, prepared in ((4, 4), (5, 6), (7, None)):
+        if prepared is not None:
+            ahead.prepare(prepared)
+        flown, base = ahead.take(k)
+        expected = flights_on("cpu").windows(k)
+        torch.testing.assert_close(flown.position_m, expected.position_m, rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(base.mean, base_history(imm(), expected).mean, rtol=0, atol=0, equal_nan=True)
+    assert counted.asked == [4, 6, 5, 7]
+    assert now.waited == [ahead._stream]  # once, for the batch that had been prepared
+
+
 @pytest.mark.gpu
 def test_replays_on_a_gpu_are_right() -> None:
     gradient = Gradient(moved_model("cuda"), nullcontext)
@@ -136,3 +186,14 @@ def test_replays_on_a_gpu_are_right() -> None:
             assert fault == ""
     assert gradient._recorded is not None
     assert replayed(gradient._recorded, tensors_of(base, flown))[0].isfinite()
+
+
+@pytest.mark.gpu
+def test_a_training_on_a_gpu_has_the_same_losses_with_and_without_replays_and_batches_ahead() -> None:
+    recipe = Recipe(steps=12, minutes=0.0, batch=WINDOWS, window=PLOTS, size="tiny")
+    losses = []
+    for fast in (True, False):
+        ranks = Ranks(0, 1, torch.device("cuda"))
+        run = Training(recipe, moved_model(), imm(), flights_on("cuda"), None, ranks, replay=fast, ahead=fast)
+        losses.append([run._step(1e-3) for _ in range(recipe.steps)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -9,17 +9,16 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite, log
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
 from ssrtrack.errors import TrainingError
 from ssrtrack.filters.bank import Bank
-from ssrtrack.models.residual_inputs import Base, Flown, base_history
+from ssrtrack.models.residual_inputs import Base, Flown
 from ssrtrack.training.distributed import Ranks
-from ssrtrack.training.flown_tensors import to_flown
-from ssrtrack.training.flown_windows import Windows
+from ssrtrack.training.loop_ahead import Batches, Flights
 from ssrtrack.training.loop_folder import PROGRESS, STEPS, RunFolder, writing
 from ssrtrack.training.loop_graph import Gradient
 from ssrtrack.training.loop_model import estimates, groups, keep_within_bounds, loss_of
@@ -32,13 +31,6 @@ MOST_SKIPPED = 20  # steps in a row without a finite gradient
 LEAST_GAIN = 1e-5  # in the mean logarithm of the ratios: less is rounding
 VALIDATIONS = 20  # in a run, unless the recipe says how many steps lie between them
 MOST_SHARE = 0.1  # of the time of a run by minutes that validations may take
-
-
-class Flights(Protocol):
-    """Where batches come from: `windows(k)` is this process's part of batch k, always the same."""
-
-    def windows(self, k: int) -> Windows | Flown:
-        """Part of batch k; a Flown is on the training device."""
 
 
 @dataclass
@@ -109,7 +101,10 @@ class Watch:
 
 @dataclass
 class Training:
-    """A run at work. `held_out` is needed by the leading process alone; replay: steps on a GPU as one CUDA graph."""
+    """A run at work. `held_out` is needed by the leading process alone.
+
+    On a GPU, replay: gradients as one CUDA graph; ahead: batches are made beside the step before theirs.
+    """
 
     recipe: Recipe
     model: nn.Module
@@ -121,6 +116,7 @@ class Training:
     watch: Watch = field(default_factory=Watch)
     at: Position = field(default_factory=Position)
     replay: bool = True
+    ahead: bool = True
 
     def __post_init__(self) -> None:
         self.model.to(self.ranks.device)
@@ -130,6 +126,7 @@ class Training:
             betas=(0.9, 0.98),
             fused=self.ranks.device.type == "cuda",  # one launch for all weights
         )
+        self._batches = Batches(self.flights, self.bank, self.ranks.device)
         self._gradient = Gradient(self.model, self._precision, self.replay)
         self._shared: nn.Module = self.model
         if self.ranks.world > 1:
@@ -198,14 +195,14 @@ class Training:
 
     def _step(self, rate: float) -> float:
         """One step of the optimiser; returns the loss of the whole batch."""
-        batch = self.flights.windows(self.at.step)
-        flown = batch if isinstance(batch, Flown) else to_flown(batch, self.ranks.device)
-        base = base_history(self.bank, flown)
+        flown, base = self._batches.take(self.at.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self._differentiated(base, flown)
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip))
-        whole = float(loss)
+        length = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        if self.ahead:
+            self._batches.prepare(self.at.step + 1)  # before the device is waited for
+        norm, whole = float(length), float(loss)
         self._apply(norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.at.step += 1

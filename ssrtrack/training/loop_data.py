@@ -22,7 +22,7 @@ from ssrtrack.training.device_sampler import PATTERNS, device_flights, not_on_de
 from ssrtrack.training.distributed import Ranks
 from ssrtrack.training.flown_simulated import Endless, held_out_flights, simulated_flights
 from ssrtrack.training.flown_windows import Windows
-from ssrtrack.training.loop import Flights
+from ssrtrack.training.loop_ahead import Flights
 from ssrtrack.training.loop_recipe import Recipe
 
 SOURCES = ("auto", "simulator", "device")
