@@ -187,14 +187,17 @@ def test_seeds_alone_decide_the_weights() -> None:
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_without_convolution_one_step_sees_one_step() -> None:
-    net = network("koss-input-only", 1, 1, values=0, last=8, depth=1, conv=False)
-    block = net.blocks[0].get_submodule("block")
-    taps = block.get_parameter("taps")
-    assert not taps.requires_grad and torch.equal(taps[-1], torch.ones_like(taps[-1])) and taps[:-1].abs().sum() == 0
-    convs = [m for m in network("s6", 1, 1, values=0, last=8, conv=False).modules() if isinstance(m, torch.nn.Conv1d)]
-    u = torch.randn(1, convs[0].in_channels, 9)
-    assert torch.allclose(convs[0](u), u[..., 3:]) and not convs[0].weight.requires_grad
+@pytest.mark.parametrize("model", ["koss-input-only", "s6", "s4d"])
+def test_without_convolution_blocks_see_one_step(model: str) -> None:
+    plain, whole = (
+        dict(network(model, 1, 1, values=0, last=8, conv=conv).named_parameters()) for conv in (False, True)
+    )
+    taps = [name for name in plain if name.endswith("taps")]
+    assert len(taps) == 2
+    for name in taps:
+        assert plain[name].sum() == plain[name].shape[1] == plain[name][-1].sum()
+        assert not plain[name].requires_grad and not plain[f"{name}_bias"].requires_grad and whole[name].requires_grad
+        assert not plain[f"{name}_bias"].any()
 
 
 @pytest.mark.parametrize("model", ["koss", "gru"])
@@ -270,8 +273,8 @@ def test_a_cell_is_tuned_before_its_seeds_are_trained() -> None:
     assert best_rate(levels, [record(job, s) for job, s in zip(levels.tuning(), (0.3, 0.4), strict=True)]) == 1e-3
     clean = cell(task="short-clean", tuned_on="short")
     assert clean.tuning() == [] and best_rate(clean, records) == 1e-3
-    assert expected_seconds(replace(slow, steps=50), records, 99.0) == 20.0
-    assert expected_seconds(Job("mode", "gru", "tune", 1e-3, 1, 5), records, 99.0) == 99.0
+    assert expected_seconds(replace(slow, steps=50), records) == 20.0
+    assert expected_seconds(Job("long", "gru", "tune", 1e-3, 1, 5), records) == TRIALS["long"].guess_s
 
 
 def test_unknown_cells_are_refused() -> None:
@@ -307,10 +310,19 @@ def test_a_grid_goes_on_where_its_file_ends(tmp_path: Path) -> None:
     site = Site(("cpu",), workers=1, slots=2)
     records = run_grid(plan, path, site, seconds=60.0, facts={"device": "here"}, tell=said.append)
     assert [(r["seed"], r["device"]) for r in records] == [(1, "here")] and said[-1].startswith("0 ")
+    assert "0 trainings are left to do, 0 failed" in said[-1]
     text = path.read_text()
     more = [replace(plan[0], seeds=(1, 2))]
     run_grid(more, path, site, seconds=0.0, facts={}, tell=said.append)
     assert path.read_text() == text and said[-1].startswith("1 "), "no time, nothing begun"
+
+
+def test_a_job_that_fails_is_told_and_tried_again_by_the_next_run(tmp_path: Path) -> None:
+    path, said = tmp_path / "records.jsonl", list[str]()
+    plan = [Cell("levels", "gru", 2, (1e-3,), (1,), count=20)]
+    run_grid(plan, path, Site(("cuda:77",)), seconds=60.0, facts={}, tell=said.append)
+    assert "error" in read_records(path)[0] and "FAILED" in said[0] and said[-1].endswith("1 failed")
+    assert left(plan, [r for r in read_records(path) if "error" not in r]) == 1
 
 
 def test_the_plan_holds_every_cell_once_and_every_choice_of_a_rate() -> None:

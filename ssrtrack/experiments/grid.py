@@ -148,9 +148,9 @@ def left(cells: Sequence[Cell], records: Sequence[Record]) -> int:
     return count
 
 
-def expected_seconds(job: Job, records: Sequence[Record], otherwise: float) -> float:
-    """How long the job will take, from the slowest like it: same task and model, else same task, else as told."""
-    for same in (("task", "model", "kind"), ("task", "model"), ("task",)):
+def expected_seconds(job: Job, records: Sequence[Record]) -> float:
+    """How long the job will take, from the slowest like it: same task, kind and model, else same task and kind."""
+    for same in (("task", "kind", "model"), ("task", "kind")):
         like = [
             float(record["seconds"]) / int(record["steps"]) * job.steps
             for record in records
@@ -158,4 +158,4 @@ def expected_seconds(job: Job, records: Sequence[Record], otherwise: float) -> f
         ]
         if like:
             return max(like)
-    return otherwise
+    return TRIALS[job.task].guess_s

@@ -74,7 +74,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The blocks work time first."""
         told = x.T.contiguous()
-        h = self.inward(bumps(told, self.values) if self.values else told[..., None])
+        h = self.inward(bumps(told, self.values) if self.values else told[..., None]).float()
         for block in self.blocks:
             h = block(h)
         return torch.as_tensor(self.outward(self.norm(h[-self.last :]))).transpose(0, 1)
@@ -86,7 +86,7 @@ def network(
     """A network of `depth` blocks of a model in MODELS, with weights that the seed alone decides.
 
     values: whole numbers that the input takes; 0 where it is a measurement. last: steps that are answered. conv: where
-    False, the causal convolutions of KOSS and S6 pass their input on unchanged and stay so.
+    False, the causal convolutions of KOSS, S6 and S4D pass their input on unchanged and stay so.
     """
     if model not in MODELS:
         raise TrainingError(f"model {model!r} is not one of {', '.join(MODELS)}")
@@ -106,18 +106,11 @@ def parameters(net: nn.Module) -> int:
 
 
 @torch.no_grad()
-def _let_through(module: nn.Module) -> None:
-    """Make a causal convolution the identity, and keep it there."""
-    kernel: Tensor
-    bias: Tensor
-    if isinstance(module, KossBlock):
-        kernel, bias = module.taps, module.taps_bias
-        kernel.zero_()[-1] = 1.0
-    elif isinstance(module, nn.Conv1d) and module.bias is not None:
-        kernel, bias = module.weight, module.bias
-        kernel.zero_()[..., -1] = 1.0
-    else:
+def _let_through(block: nn.Module) -> None:
+    """Make a block's causal convolution the identity, and keep it there."""
+    if not isinstance(block, KossBlock | S6Block | S4dBlock):
         return
-    bias.zero_()
-    kernel.requires_grad_(False)
-    bias.requires_grad_(False)
+    block.taps.zero_()[-1] = 1.0
+    block.taps_bias.zero_()
+    block.taps.requires_grad_(False)
+    block.taps_bias.requires_grad_(False)

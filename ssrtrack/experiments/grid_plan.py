@@ -7,8 +7,8 @@ from ssrtrack.experiments.grid import Cell
 
 RATES = (1e-3, 2e-3, 4e-3)
 SEEDS = (1, 2, 3)
-STEPS = {"short": 3000, "mode": 3000, "repeat": 3000, "levels": 2000, "long": 7000}
-LONG_TUNING = 2000  # steps, on the curriculum's first two strips
+STEPS = {"short": 3000, "mode": 3000, "repeat": 3000, "levels": 2000, "long": 10_000}
+LONG_TUNING = 2500  # steps, on the curriculum's first two strips
 PEERS = ("s6", "gru", "transformer", "s4d")
 MAIN = ("koss", *PEERS, "koss-input-only")
 SEGMENTS = ("koss-s16-j1", "koss-s4", "koss-s16-j0")

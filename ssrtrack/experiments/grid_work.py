@@ -10,12 +10,14 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from ssrtrack.errors import TrainingError
 from ssrtrack.experiments.grid import Cell, Job, Record, append_record, expected_seconds, left, open_jobs, read_records
 from ssrtrack.experiments.grid_models import parameters
 from ssrtrack.experiments.grid_tasks import TEST_SEED, TRIALS, VALIDATION_SEED
@@ -127,6 +129,7 @@ class Worker:
     device: str
     jobs: list[Job] = field(default_factory=list)
     free: bool = False
+    begun: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,20 +143,19 @@ class Site:
 
 def run_grid(
     cells: Sequence[Cell], path: Path, site: Site, *, seconds: float, facts: Record, tell: Callable[[str], None],
-    guess_s: float = 30.0,
 ) -> list[Record]:  # fmt: skip
     """Do the cells' jobs within `seconds`; returns all records in the file after.
 
-    facts: added to every record. guess_s: how long a job takes of which nothing is known. Jobs that the deadline finds
-    under way are dropped, and said.
+    facts: added to every record. Jobs that the deadline finds under way are dropped, and said. A job that fails is a
+    record with an "error"; the next run tries it again. A TrainingError where workers cannot even begin.
     """
     deadline = time.monotonic() + seconds
     records = [record for record in read_records(path) if "error" not in record]
-    begun = next(_fitting(cells, records, (), seconds, guess_s), None) is not None
+    begun = next(_fitting(cells, records, (), seconds), None) is not None
     workers = [_start(device, site.slots) for device in site.devices for _ in range(site.workers) if begun]
     try:
         while True:
-            waiting = _hand_out(cells, records, workers, deadline, guess_s)
+            waiting = _hand_out(cells, records, workers, deadline)
             if not (waiting or any(worker.jobs for worker in workers)) or time.monotonic() > deadline:
                 break
             for worker in _heard(workers, max(0.0, min(1.0, deadline - time.monotonic()))):
@@ -168,34 +170,34 @@ def run_grid(
             _stop(worker)
     for key in dropped:
         tell(f"dropped at the deadline: {key}")
-    tell(f"{left(cells, records)} trainings are left to do")
+    failed = sum("error" in record for record in records)
+    tell(f"{left(cells, records)} trainings are left to do, {failed} failed")
     return read_records(path)
 
 
-def _hand_out(
-    cells: Sequence[Cell], records: list[Record], workers: list[Worker], deadline: float, guess_s: float
-) -> bool:
+def _hand_out(cells: Sequence[Cell], records: list[Record], workers: list[Worker], deadline: float) -> bool:
     """Give free workers, those with the least to do first, the first jobs that would be done in time.
 
     True where some are left for workers that become free.
     """
     under_way = {job.key for worker in workers for job in worker.jobs}
-    jobs = _fitting(cells, records, under_way, deadline - time.monotonic(), guess_s)
+    jobs = _fitting(cells, records, under_way, deadline - time.monotonic())
     for worker in sorted((w for w in workers if w.free), key=lambda w: len(w.jobs)):
         job = next(jobs, None)
         if job is None:
             return False
-        worker.pipe.send(job)
         worker.jobs.append(job)
         worker.free = False
+        with suppress(OSError):  # dead: what it was given will be told of
+            worker.pipe.send(job)
     return next(jobs, None) is not None
 
 
 def _fitting(
-    cells: Sequence[Cell], records: Sequence[Record], under_way: Collection[str], remaining_s: float, guess_s: float
+    cells: Sequence[Cell], records: Sequence[Record], under_way: Collection[str], remaining_s: float
 ) -> Iterator[Job]:
     """Jobs that can be started and would be done in time."""
-    return (j for j in open_jobs(cells, records, under_way) if expected_seconds(j, records, guess_s) < remaining_s)
+    return (j for j in open_jobs(cells, records, under_way) if expected_seconds(j, records) < remaining_s)
 
 
 def _heard(workers: list[Worker], timeout: float) -> list[Worker]:
@@ -207,15 +209,17 @@ def _taken(worker: Worker, slots: int) -> Record | None:
     """The record that a worker's message makes; a worker that died is replaced, and its jobs have failed."""
     try:
         word, job, told = worker.pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):
+        if not worker.begun:
+            raise TrainingError(f"a worker on {worker.device} ended before it began; see what it printed") from None
         lost = worker.jobs.pop(0) if worker.jobs else None
         if not worker.jobs:  # all of its jobs are told of
             _stop(worker)
             fresh = _start(worker.device, slots)
-            worker.process, worker.pipe, worker.free = fresh.process, fresh.pipe, False
+            worker.process, worker.pipe, worker.free, worker.begun = fresh.process, fresh.pipe, False, False
         return None if lost is None else asdict(lost) | {"key": lost.key, "error": "the worker died"}
     if word == "free":
-        worker.free = True
+        worker.free = worker.begun = True
         return None
     worker.jobs.remove(job)
     return told if word == "done" else asdict(job) | {"key": job.key, "error": told}

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 from ssrtrack.kernels.koss_scan import selective_scan
+from ssrtrack.models.koss_taps import TAPS, tapped
 
 Tensor = torch.Tensor
-TAPS = 4  # of the causal convolution
 STEP_RANGE = (1e-3, 0.1)  # Δ at the start, log-uniform, as in KOSS
 BASE = 10_000.0  # of the rotary positions' wavelengths
 EPS = 1e-5
@@ -32,7 +32,7 @@ class S6Block(nn.Module):
         self.states, self.rank = states, rank
         self.norm = nn.RMSNorm(width, eps=EPS)
         self.inward = nn.Linear(width, 2 * inner, bias=False)
-        self.conv = nn.Conv1d(inner, inner, TAPS, groups=inner)
+        self.taps, self.taps_bias = _taps(inner)
         self.project = nn.Linear(inner, rank + 2 * states, bias=False)
         self.step = nn.Linear(rank, inner)
         self.log_rate = nn.Parameter(torch.arange(1, states + 1.0).log()[:, None].repeat(1, inner))
@@ -45,7 +45,7 @@ class S6Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, width) to the same shape."""
         u, gate = self.inward(self.norm(x)).chunk(2, -1)
-        u = functional.silu(_causal(self.conv, u))
+        u = functional.silu(_causal(u, self.taps, self.taps_bias))
         low, write, read = self.project(u).split((self.rank, self.states, self.states), -1)
         delta = functional.softplus(self.step(low).float())
         start = delta.new_zeros((x.shape[1], self.states, u.shape[-1]))
@@ -69,7 +69,7 @@ class S4dBlock(nn.Module):
         pairs = states // 2
         self.norm = nn.RMSNorm(width, eps=EPS)
         self.inward = nn.Linear(width, 2 * inner, bias=False)
-        self.conv = nn.Conv1d(inner, inner, TAPS, groups=inner)
+        self.taps, self.taps_bias = _taps(inner)
         self.log_step = nn.Parameter(_log_uniform(inner).log())
         self.log_decay = nn.Parameter(torch.full((inner, pairs), 0.5).log())
         self.frequency = nn.Parameter(pi * torch.arange(pairs).float().repeat(inner, 1))
@@ -88,7 +88,7 @@ class S4dBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, width) to the same shape."""
         u, gate = self.inward(self.norm(x)).chunk(2, -1)
-        u = functional.silu(_causal(self.conv, u)).float()
+        u = functional.silu(_causal(u, self.taps, self.taps_bias))
         with torch.autocast(x.device.type, enabled=False):
             size = _fft_size(2 * x.shape[0])
             spectrum = torch.fft.rfft(u, size, 0) * torch.fft.rfft(self.kernel(x.shape[0]), size, 0)[:, None]
@@ -140,10 +140,16 @@ def _plus(x: Tensor, branch: Tensor) -> Tensor:
     return x + branch
 
 
-def _causal(conv: nn.Conv1d, u: Tensor) -> Tensor:
-    """A depthwise convolution over (T, B, D) that sees no later step."""
-    padded = functional.pad(u.permute(1, 2, 0), (conv.kernel_size[0] - 1, 0))
-    return torch.as_tensor(conv(padded)).permute(2, 0, 1).contiguous()
+def _taps(channels: int) -> tuple[nn.Parameter, nn.Parameter]:
+    """Weights and bias of a causal convolution, as a KOSS block has them."""
+    weights = torch.empty(TAPS, channels).uniform_(-(TAPS**-0.5), TAPS**-0.5)
+    return nn.Parameter(weights), nn.Parameter(torch.zeros(channels))
+
+
+def _causal(u: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+    """The convolution of whole sequences (T, B, D), float32."""
+    u = u.float()
+    return tapped(u, taps, bias, u.new_zeros(u.shape[1], TAPS - 1, u.shape[2]))[0]
 
 
 def _log_uniform(count: int) -> Tensor:
