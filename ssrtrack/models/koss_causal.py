@@ -71,7 +71,7 @@ def past_of(x: Tensor, gap: Tensor, valid: Tensor | None, before: Seen, begins: 
         kept = slice(steps, None)
         after = Seen(line[kept].flip(0), (end - time[kept]).flip(0), there[kept].flip(0))
     else:
-        order = torch.argsort(~there, dim=0, stable=True)
+        order = torch.argsort((~there).byte(), dim=0, stable=True)
         rank = there.cumsum(0)[depth:] - 1
         index = torch.stack([order.gather(0, (rank - k).clamp(min=0)) for k in range(depth + 1)])
         known = torch.stack([here & (rank >= k) for k in range(depth + 1)])

@@ -68,6 +68,7 @@ class SpectralDifferentiation(nn.Module):
         interpolated back to their times; the grid is first mended twice by what it misses of the samples. A sine at
         f = .1 with stamps jittered by ±.3 samples comes out within 2e-4 of its derivative's size, at f = .2 within
         2e-3; with one sample in five missing as well within 2e-2 at f = .1 (the gaps, not the method, set that).
+        Such a call asks the device for the grid's size, so no CUDA graph can hold it.
 
         Args:
             x: samples (T, B, D).
@@ -148,7 +149,7 @@ def _nodes(x: Tensor, time: Tensor, valid: Tensor | None) -> tuple[Tensor, Tenso
     """
     seen = torch.ones_like(time, dtype=torch.bool) if valid is None else valid
     seen = seen & torch.cat([seen[:1], _since_seen(time, seen)[1:] >= LEAST_STEP])
-    order = torch.argsort(~seen, dim=0, stable=True)
+    order = torch.argsort((~seen).byte(), dim=0, stable=True)
     count = seen.sum(0)
     row = torch.arange(x.shape[0], device=x.device)[:, None]
     there = row < count

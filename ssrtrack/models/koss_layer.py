@@ -39,7 +39,8 @@ class KossLayer(nn.Module):
     neumann   c in (−1, 1)   the paper's A_K = (A − KCA)(I + KC), B_K = −(A − KCA) K, + K ẋ, elementwise: stable for
                              |κ| ≤ 1. ẋ is its main way to write.
     kalman    ‖c‖ = 1        h = h⁻ + K c (x + τ ẋ − c·h⁻): rank one, a contraction for 0 ≤ K ≤ 2
-    exact     c in (0, 1)    h = e^{ΔA} h + K (x − x_last): A_K not truncated, free of derivatives, always stable
+    exact     c in (0, 1)    h = e^{ΔA} h + K (x − x_last): A_K not truncated, free of derivatives, always stable. B_K x
+                             is left out, so a constant is forgotten at the rate of A, which the paper's (3) passes.
     bucy      c in (0, 1)    e^{Δ(A − κ)}, the Kalman–Bucy filter's posterior: stable for κ ≥ A
 
     Args:
@@ -73,7 +74,7 @@ class KossLayer(nn.Module):
         self.derivative = _derivative(operator, derivative)
         self.published: PublishedKoss | None = None
         channels = min(head, width)
-        if width < 1 or states < 1 or rank < 1 or width % channels:
+        if min(width, states, head, rank) < 1 or width % channels:
             raise EstimatorError(
                 f"width {width} is not a multiple of the head's {channels} channels, or states {states} or rank {rank} "
                 "is below 1"
