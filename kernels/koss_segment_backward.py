@@ -1,13 +1,16 @@
-"""The closed KOSS loop on a GPU, segments of S > 1 steps: backward. One program walks back through one sequence of a head.
+"""The closed KOSS loop on a GPU, segments of S > 1 steps: backward. One program walks back through G sequences of a head.
 
-Of the forward pass only the state before each segment is kept; a segment is computed again from it, all its states in
-registers, and then taken back pass by pass, the last one first (λ = ∂L/∂h after the segment):
+Of the forward pass only the state before each segment is kept; a segment is computed again from it and then taken back
+pass by pass, the last one first (λ = ∂L/∂h after the segment):
 
     states    G_t = (source) + carry, carry and the rest by `koss_math.retreat`; carry starts at λ in the last pass, else 0
     gate      dz = dK K′(z),  dhid = (dz W2ᵀ) ⊙ 1[hid > 0],  de = (dhid W1ᵀ) ⊙ 2e/(1 + e²)²
     weights   gW2 += hidᵀ dz,  gW1 += sᵀ dhid,  gb1 += Σ dhid: in registers, one partial sum a program, no atomics
     innov.    gx += de,  dp = −c de,  gc −= p de;  a refined pass hands E dp at t to the states at t − 1 of the pass before,
               the first one runs Q_t = dp_t + E_{t+1} Q_{t+1} back to λ of the segment before
+
+Each stage reads its inputs again and computes its states again: registers, not arithmetic, are what it runs out of. The
+store between two stages keeps the compiler from finding that it has seen both before.
 """
 
 import torch
@@ -16,12 +19,13 @@ import triton.language as tl
 
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 from ssrtrack.kernels.koss_math import (
-    BUCY, EXACT, KALMAN, LOG2E, NEUMANN, advance, drive, gain, gain_slope, retreat, saturation, saturation_slope,
+    BUCY, EXACT, KALMAN, LOG2E, NEUMANN, drive, gain, gain_slope, retreat, saturation, saturation_slope,
 )  # fmt: skip
 from ssrtrack.kernels.koss_rows import pile, stack, unstack
-from ssrtrack.kernels.koss_segment_forward import (
-    decayed, kept_row, load_read, load_slope, load_states, load_tile, operand, pointers, predictions, read_out,
-    settings, shape_of, span, store_states, store_tile,
+from ssrtrack.kernels.koss_segment_forward import Shape, Tiling, pointers, settings, shape_of, tiling
+from ssrtrack.kernels.koss_segment_parts import (
+    bounds, by_pair, by_row, decayed, hidden_layer, kept_row, load_read, load_slope, load_states, load_tile, operand,
+    predictions, read_out, store_states, store_tile, take, updated, zeros,
 )  # fmt: skip
 
 Tensor = torch.Tensor
@@ -29,83 +33,71 @@ LoopGradients = tuple[Tensor | None, ...]
 
 
 @triton.jit
-def zeros(count: tl.constexpr, R: tl.constexpr, C: tl.constexpr):
-    """`count` tiles [C, R] of zeros."""
-    out = ()
-    for _ in tl.static_range(count):
-        out = out + (tl.zeros([C, R], tl.float32),)
-    return out
-
-
-@triton.jit
-def history(OP: tl.constexpr, h, rate, delta, K, c, x, slope, lead, S: tl.constexpr, NI: tl.constexpr, EVEN: tl.constexpr):
+def history(
+    OP: tl.constexpr, h, rate, delta, K, c, x, slope, lead, S: tl.constexpr, NI: tl.constexpr, EVEN: tl.constexpr
+):
     """The states before each step and after the last: (S + 1)·NI tiles, that of step s and tile i at s·NI + i."""
     out = h
     for s in tl.static_range(S):
-        p = decayed(h, rate, delta[s], NI)
-        v = drive(OP, x[s], slope[s], lead)
-        if OP == KALMAN:
-            v = v - tl.sum(read_out(c, s * EVEN, p, NI), 1, keep_dims=True)
-        g = ()
-        for i in tl.static_range(NI):
-            g = g + (advance(OP, h[i], p[i], rate[i], delta[s], K[s], c[s * EVEN + i], x[s], slope[s], v),)
-        h = g
+        h = updated(OP, h, rate, delta[s], K[s], c, s * EVEN, x[s], slope[s], lead, NI)
         out = out + h
     return out
 
 
 @triton.jit
-def take(tiles, at: tl.constexpr, NI: tl.constexpr):
-    """tiles[at … at + NI]."""
-    out = ()
-    for i in tl.static_range(NI):
-        out = out + (tiles[at + i],)
-    return out
+def over_channels(
+    tiles, G: tl.constexpr, C: tl.constexpr, NS: tl.constexpr, M: tl.constexpr, LOGM: tl.constexpr
+):
+    """M tiles [G·C, NS] → [NS, M] (one sequence) or [G, M], summed over a sequence's channels."""
+    if G == 1:
+        return tl.sum(pile(tiles, NS, C, M, LOGM), 0)
+    return tl.sum(tl.reshape(pile(tiles, 1, G * C, M, LOGM), [G, C, M]), 1)
 
 
 @triton.jit
 def states_back(
     OP: tl.constexpr, states, source, carry, rate, g_rate, delta, K, c, x, slope, lead, gy, LAST: tl.constexpr,
-    S: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, EVEN: tl.constexpr, C: tl.constexpr,
+    S: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, EVEN: tl.constexpr, G: tl.constexpr, C: tl.constexpr,
+    BLOCK: tl.constexpr, LOGM: tl.constexpr,
 ):  # fmt: skip
-    """One pass' states taken back. `source`: ∂L/∂h_t from beyond this pass, at s·NI + i; in the last one c gy itself.
+    """One pass' states taken back. `source`: ∂L/∂h_t from beyond this pass, at s·NI + i; in the last one it is c gy.
 
-    Returns carry to before the segment, ∂L/∂A so far, and per step, still to be summed over lanes [C, NS]: gK, gx,
-    gΔ, gẋ, gv and gc (at s·EVEN + i, still to be summed over channels too).
+    Returns carry to before the segment, ∂L/∂A so far, per step and still to be summed over lanes [G·C, NS] gK, gx,
+    gΔ, gẋ and gv, and gc by blocks of BLOCK steps (`over_channels`).
     """
-    gK, gx, g_delta, g_slope, gv, gc = (), (), (), (), (), ()
-    for k in tl.static_range(S):
-        s: tl.constexpr = S - 1 - k
+    PC: tl.constexpr = G * C
+    gK, gx, g_delta, g_slope, gv, gc, reads = (), (), (), (), (), (), ()
+    for s in tl.static_range(S - 1, -1, -1):
         before = take(states, s * NI, NI)
         p = decayed(before, rate, delta[s], NI)
         v = drive(OP, x[s], slope[s], lead)
-        G = ()
-        gr = tl.zeros([C, NS], tl.float32)
+        outer = ()
+        gr = tl.zeros([PC, NS], tl.float32)
         for i in tl.static_range(NI):
             if LAST:
-                G = G + (carry[i] + c[s * EVEN + i] * gy[s],)
+                outer = outer + (carry[i] + c[s * EVEN + i] * gy[s],)
             else:
-                G = G + (carry[i] + source[s * NI + i],)
+                outer = outer + (carry[i] + source[s * NI + i],)
             if OP == KALMAN:
-                gr += G[i] * (K[s] * c[s * EVEN + i])
-        total = tl.zeros([C, 1], tl.float32)
+                gr += outer[i] * (K[s] * c[s * EVEN + i])
+        total = tl.zeros([PC, 1], tl.float32)
         if OP == KALMAN:
             v = v - tl.sum(read_out(c, s * EVEN, p, NI), 1, keep_dims=True)
             total = tl.sum(gr, 1, keep_dims=True)
-        back, rates, reads = (), (), ()
+        back, rates, row = (), (), ()
         for i in tl.static_range(NI):
             cn = c[s * EVEN + i]
             E = tl.exp2(delta[s] * (rate[i] * LOG2E))
             a, q, b_K, b_c, b_x, b_slope, b_v, b_delta = retreat(
-                OP, G[i], total, before[i], p[i], E, rate[i], delta[s], K[s], cn, x[s], slope[s], v
+                OP, outer[i], total, before[i], p[i], E, rate[i], delta[s], K[s], cn, x[s], slope[s], v
             )
             back = back + (a,)
             rates = rates + (g_rate[i] + q * delta[s],)
             b_delta = b_delta + q * rate[i] if OP == BUCY else q * rate[i]
-            b_c = b_c if OP != EXACT else tl.zeros([C, NS], tl.float32)
             if LAST:
-                b_c += states[(s + 1) * NI + i] * gy[s]
-            reads = reads + (b_c,)
+                read = states[(s + 1) * NI + i] * gy[s]
+                b_c = read if OP == EXACT else b_c + read
+            row = row + (b_c,)
             if i == 0:
                 d_K, d_x, d_delta, d_slope, d_v = b_K, b_x, b_delta, b_slope, b_v
             else:
@@ -117,93 +109,144 @@ def states_back(
                     d_slope += b_slope
                 if OP != NEUMANN and OP != EXACT:
                     d_v += b_v
-        for _ in tl.static_range(EVEN - NI):
-            reads = reads + (tl.zeros([C, NS], tl.float32),)
         carry, g_rate = back, rates
         gK, gx, g_delta = (d_K,) + gK, (d_x,) + gx, (d_delta,) + g_delta
-        g_slope, gv, gc = (d_slope,) + g_slope, (d_v,) + gv, reads + gc
+        g_slope, gv = (d_slope,) + g_slope, (d_v,) + gv
+        reads = row + zeros(EVEN - NI, PC, NS) + reads
+        if s % BLOCK == 0:
+            gc = (over_channels(reads, G, C, NS, BLOCK * EVEN, LOGM),) + gc
+            reads = ()
     return carry, g_rate, gK, gx, g_delta, g_slope, gv, gc
+
+
+@triton.jit
+def innovations_back(
+    p, de, rate, g_rate, delta, c, g_delta, gc, FIRST: tl.constexpr, S: tl.constexpr, NI: tl.constexpr,
+    NS: tl.constexpr, EVEN: tl.constexpr, G: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, LOGM: tl.constexpr,
+):  # fmt: skip
+    """A pass' innovations taken back: p its predictions at s·NI + i, de their gradient.
+
+    Returns ∂L/∂A, gΔ and gc with what is added here, and E dp of every step at s·NI + i: what step s − 1 of the pass
+    before is handed (FIRST: Q, and only that of step 0 counts).
+    """
+    PC: tl.constexpr = G * C
+    later = zeros(NI, PC, NS)
+    onward, steps, reads, blocks = (), (), (), ()
+    for s in tl.static_range(S - 1, -1, -1):
+        row, rates, passed = (), (), ()
+        total = g_delta[s]
+        for i in tl.static_range(NI):
+            dp = -c[s * EVEN + i] * de[s]
+            if FIRST:
+                dp += later[i]
+            grown = dp * p[s * NI + i]
+            total += grown * rate[i]
+            rates = rates + (g_rate[i] + grown * delta[s],)
+            passed = passed + (tl.exp2(delta[s] * (rate[i] * LOG2E)) * dp,)
+            row = row + (p[s * NI + i] * -de[s],)
+        g_rate, later = rates, passed
+        onward, steps = passed + onward, (total,) + steps
+        reads = row + zeros(EVEN - NI, PC, NS) + reads
+        if s % BLOCK == 0:
+            blocks = (gc[s // BLOCK] + over_channels(reads, G, C, NS, BLOCK * EVEN, LOGM),) + blocks
+            reads = ()
+    return g_rate, steps, blocks, onward
 
 
 @triton.jit
 def _backward(
     X, DELTA, READ, BIAS, RATE, W1, B1, W2, START, SLOPE, LEAD, OFFSETS, KEPT, GY, GFINAL,
-    GX, GDELTA, GREAD, GBIAS, GSLOPE, GRATE, GW1, GB1, GW2, GSTART, GLEAD, T, H,
+    GX, GDELTA, GREAD, GBIAS, GSLOPE, GRATE, GW1, GB1, GW2, GSTART, GLEAD, B, T, H,
     xb, xt, db, dt, cb, ct, zb, zt, sb, st, gb, gt, ob, ot, rh, rb, rt, rn, hb, hn,
     OP: tl.constexpr, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr, INNOVATE: tl.constexpr, VARLEN: tl.constexpr,
-    C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr, J: tl.constexpr,
-    DOT: tl.constexpr,
+    G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr,
+    P: tl.constexpr, LOGP: tl.constexpr, J: tl.constexpr, DOT: tl.constexpr, BLOCK: tl.constexpr, LOGM: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    b, head = (pid // H).to(tl.int64), pid % H
-    first, end = span(OFFSETS, b, T, VARLEN)
+    PC: tl.constexpr = G * C
     EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
-    # The products over a segment's steps need 16 of them; where it has fewer, the others are 0.
-    P: tl.constexpr = 16 if S < 16 else S
-    LOGP: tl.constexpr = 4 if S < 16 else LOG
-    channel = head * C + tl.arange(0, C)
+    head = tl.program_id(0) % H
+    group = (tl.program_id(0) // H) * G
+    channel = head * C + tl.arange(0, PC) % C
+    b = (group + tl.arange(0, PC) // C).to(tl.int64)
+    first, length = bounds(OFFSETS, b, B, T, VARLEN)
+    sequence = (group + tl.arange(0, G)).to(tl.int64)
+    first_read, length_read = bounds(OFFSETS, sequence, B, T, VARLEN)
+    inside = b < B
+    kept = KEPT + (kept_row(first, b, T, S, VARLEN) * H + head) * (NI * NS * C) + channel - head * C
+    x_at, d_at = X + b * xb + first * xt + channel, DELTA + b * db + first * dt + channel
+    z_at, s_at = BIAS + b * zb + first * zt + channel, SLOPE + b * sb + first * st + channel
+    g_at, c_at = GY + b * gb + first * gt + channel, READ + sequence * cb + first_read * ct
+    out = b * ob + first * ot + channel
+    read_at = GREAD + head * rh + sequence * rb + first_read * rt
+
     square = tl.arange(0, C)[:, None] * C + tl.arange(0, C)[None, :]
     w1, w2 = tl.load(W1 + head * C * C + square), tl.load(W2 + head * C * C + square)
-    b1 = tl.load(B1 + channel).to(tl.float32)
-    rate = load_states(RATE, rn, channel, NI, NS)
-    lead = tl.load(LEAD + channel)[:, None].to(tl.float32) if HAS_LEAD else tl.zeros([C, 1], tl.float32)
-    lam = load_states(GFINAL + b * hb, hn, channel, NI, NS)
-    g_rate = zeros(NI, NS, C)
+    b1 = tl.load(B1 + head * C + tl.arange(0, C)).to(tl.float32)
+    rate = load_states(RATE + channel, rn, inside, NI, NS)
+    lead = tl.load(LEAD + channel)[:, None].to(tl.float32) if HAS_LEAD else tl.zeros([PC, 1], tl.float32)
+    lam = load_states(GFINAL + b * hb + channel, hn, inside, NI, NS)
+    g_rate = zeros(NI, PC, NS)
     g_w1, g_w2 = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)
-    g_b1 = tl.zeros([C], tl.float32)
-    g_lead = tl.zeros([C], tl.float32)
-    count = tl.cdiv(end - first, S)
-    row = kept_row(first, b, T, S, VARLEN)
+    g_b1, g_lead = tl.zeros([C], tl.float32), tl.zeros([PC], tl.float32)
+    pad = zeros(P - S, PC, NS)
+    count = tl.cdiv(tl.max(length, 0), S)
     for back in range(0, count):
-        q = count - 1 - back
-        at = first + q * S
-        stop = tl.minimum(end, at + S)
-        h = load_states(KEPT + ((row + q).to(tl.int64) * H + head) * (NI * NS * C) - head * C, C, channel, NI, NS)
-        x_tile = load_tile(X + b * xb, xt, at, stop, channel, 0.0, P)
-        x = unstack(x_tile, C, P, LOGP)
-        delta = unstack(load_tile(DELTA + b * db, dt, at, stop, channel, 0.0, P), C, P, LOGP)
-        z = tl.trans(load_tile(BIAS + b * zb, zt, at, stop, channel, -1e9, P))
-        gy = unstack(load_tile(GY + b * gb, gt, at, stop, channel, 0.0, P), C, P, LOGP)
-        slope = load_slope(SLOPE + b * sb, st, at, stop, channel, HAS_SLOPE, C, P, LOGP)
-        c = load_read(READ + b * cb, ct, at, end, NI, NS, S, LOG, EVEN)
-        pad = zeros(P - S, NS, C)
+        at = (count - 1 - back) * S
+        left, left_read = tl.minimum(length - at, S), length_read - at
+        ahead = tl.zeros([], tl.int64) + at
+        h_at = kept + ahead // S * H * (NI * NS * C)
+        x_now, d_now, s_now, c_now = x_at + ahead * xt, d_at + ahead * dt, s_at + ahead * st, c_at + ahead * ct
 
-        # Forward again: innovations, hidden layers, gains and states of every pass.
-        e = tl.trans(x_tile)
+        # Forward again: innovations and gains of every pass.
+        h = load_states(h_at, C, at < length, NI, NS)
+        x_tile = load_tile(x_now, xt, left, 0.0, P)
+        delta = unstack(load_tile(d_now, dt, left, 0.0, P), PC, P, LOGP)
+        z = by_row(load_tile(z_at + ahead * zt, zt, left, -1e9, P), G, C, P)
+        c = load_read(c_now, ct, left_read, G, C, NI, NS, S, LOG, EVEN)
+        e_tile = x_tile
         if INNOVATE:
-            e -= tl.trans(stack(predictions(h, rate, delta, c, S, NI, EVEN) + pad, NS, C, P, LOGP))
-        es, hiddens, tiles, gains, states = (), (), (), (), ()
+            e_tile -= stack(predictions(h, rate, delta, c, S, NI, EVEN) + pad, NS, PC, P, LOGP)
+        es, hiddens, gains = (), (), ()
         for j in tl.static_range(J + 1):
+            e = by_row(e_tile, G, C, P)
             s, _ = saturation(e)
-            hidden = tl.maximum(tl.dot(operand(s, w1), w1, input_precision=DOT) + b1[None, :], 0.0)
+            hidden = hidden_layer(s, w1, b1, DOT)
             K_tile = gain(OP, tl.dot(operand(hidden, w2), w2, input_precision=DOT) + z)
-            K = unstack(tl.trans(K_tile), C, P, LOGP)
-            es, hiddens, tiles, gains = es + (e,), hiddens + (hidden,), tiles + (K_tile,), gains + (K,)
-            states = states + (history(OP, h, rate, delta, K, c, x, slope, lead, S, NI, EVEN),)
+            es, hiddens, gains = es + (e,), hiddens + (hidden,), gains + (K_tile,)
             if j < J:
+                x, K = unstack(x_tile, PC, P, LOGP), unstack(by_pair(K_tile, G, C, P), PC, P, LOGP)
+                slope = load_slope(s_now, st, left, HAS_SLOPE, PC, P, LOGP)
                 refined = ()
+                g = h
                 for s in tl.static_range(S):
-                    p = decayed(take(states[j], s * NI, NI), rate, delta[s], NI)
-                    refined = refined + (read_out(c, s * EVEN, p, NI),)
-                e = tl.trans(x_tile) - tl.trans(stack(refined + pad, NS, C, P, LOGP))
+                    refined = refined + (read_out(c, s * EVEN, decayed(g, rate, delta[s], NI), NI),)
+                    g = updated(OP, g, rate, delta[s], K[s], c, s * EVEN, x[s], slope[s], lead, NI)
+                e_tile = x_tile - stack(refined + pad, NS, PC, P, LOGP)
 
         # And back, the last pass first.
-        source = zeros(1, NS, C)
+        source = zeros(1, PC, NS)
         carry = lam
-        gz_sum = tl.zeros([P, C], tl.float32)
-        gx_sum = tl.zeros([C, P], tl.float32)
-        g_delta_sum = tl.zeros([C, P], tl.float32)
-        g_slope_sum = tl.zeros([C, P], tl.float32)
-        g_read = tl.zeros([NS, S * EVEN], tl.float32)
-        lam = zeros(NI, NS, C)
-        for k in tl.static_range(J + 1):
-            j: tl.constexpr = J - k
+        lam = zeros(NI, PC, NS)
+        gz_sum = tl.zeros([PC, P], tl.float32)
+        gx_sum, g_delta_sum = tl.zeros([PC, P], tl.float32), tl.zeros([PC, P], tl.float32)
+        g_slope_sum = tl.zeros([PC, P], tl.float32)
+        gc_sum = ()
+        for j in tl.static_range(J, -1, -1):
+            store_tile(GBIAS + out + ahead * ot, ot, left, gz_sum, P)
+            h = load_states(h_at, C, at < length, NI, NS)
+            x = unstack(load_tile(x_now, xt, left, 0.0, P), PC, P, LOGP)
+            delta = unstack(load_tile(d_now, dt, left, 0.0, P), PC, P, LOGP)
+            gy = unstack(load_tile(g_at + ahead * gt, gt, left, 0.0, P), PC, P, LOGP)
+            slope = load_slope(s_now, st, left, HAS_SLOPE, PC, P, LOGP)
+            c = load_read(c_now, ct, left_read, G, C, NI, NS, S, LOG, EVEN)
+            K = unstack(by_pair(gains[j], G, C, P), PC, P, LOGP)
+            states = history(OP, h, rate, delta, K, c, x, slope, lead, S, NI, EVEN)
             carry, g_rate, gK, gx, g_delta, g_slope, gv, gc = states_back(
-                OP, states[j], source, carry, rate, g_rate, delta, gains[j], c, x, slope, lead, gy, k == 0,
-                S, NI, NS, EVEN, C,
+                OP, states, source, carry, rate, g_rate, delta, K, c, x, slope, lead, gy, j == J,
+                S, NI, NS, EVEN, G, C, BLOCK, LOGM,
             )  # fmt: skip
-            gz = tl.trans(stack(gK + pad, NS, C, P, LOGP)) * gain_slope(OP, tiles[j])
-            gz_sum += gz
+            gz = by_row(stack(gK + pad, NS, PC, P, LOGP), G, C, P) * gain_slope(OP, gains[j])
+            gz_sum += by_pair(gz, G, C, P)
             gz = operand(gz, w2)
             s, rest = saturation(es[j])
             d_hidden = tl.dot(gz, tl.trans(w2), input_precision=DOT)
@@ -212,114 +255,116 @@ def _backward(
             g_w1 += tl.dot(tl.trans(operand(s, w1)), d_hidden, input_precision=DOT)
             g_b1 += tl.sum(d_hidden.to(tl.float32), 0)
             de_tile = tl.dot(d_hidden, tl.trans(w1), input_precision=DOT) * saturation_slope(es[j], rest)
-            gx_sum += tl.trans(de_tile)
+            de_tile = by_pair(de_tile, G, C, P)
+            gx_sum += de_tile
             if OP == NEUMANN or OP == BUCY:
-                gx_sum += stack(gx + pad, NS, C, P, LOGP)
+                gx_sum += stack(gx + pad, NS, PC, P, LOGP)
             if OP == NEUMANN or OP == EXACT:
-                g_slope_sum += stack(g_slope + pad, NS, C, P, LOGP)
+                g_slope_sum += stack(g_slope + pad, NS, PC, P, LOGP)
             else:
-                v_tile = stack(gv + pad, NS, C, P, LOGP)
+                v_tile = stack(gv + pad, NS, PC, P, LOGP)
                 if OP != BUCY:
                     gx_sum += v_tile
                 if HAS_LEAD:
                     g_slope_sum += lead * v_tile
-                    slopes = load_tile(SLOPE + b * sb, st, at, stop, channel, 0.0, P)
-                    g_lead += tl.sum(v_tile * slopes, 1)
+                    g_lead += tl.sum(v_tile * load_tile(s_now, st, left, 0.0, P), 1)
             if INNOVATE:
-                de = unstack(tl.trans(de_tile), C, P, LOGP)
-                predicted = h
-                ps = ()
-                if j == 0:
-                    for s in tl.static_range(S):
-                        predicted = decayed(predicted, rate, delta[s], NI)
-                        ps = ps + predicted
-                else:
-                    for s in tl.static_range(S):
-                        ps = ps + decayed(take(states[j - 1], s * NI, NI), rate, delta[s], NI)
-                later = zeros(NI, NS, C)
-                onward, reads, steps = (), (), ()
-                for i in tl.static_range(S):
-                    s: tl.constexpr = S - 1 - i
-                    row_reads, Q, weighted = (), (), tl.zeros([C, NS], tl.float32)
-                    rates, passed = (), ()
-                    for n in tl.static_range(NI):
-                        dp = -c[s * EVEN + n] * de[s]
-                        if j == 0:
-                            dp += later[n]
-                        grown = dp * ps[s * NI + n]
-                        weighted += grown * rate[n]
-                        rates = rates + (g_rate[n] + grown * delta[s],)
-                        passed = passed + (tl.exp2(delta[s] * (rate[n] * LOG2E)) * dp,)
-                        row_reads = row_reads + (gc[s * EVEN + n] - ps[s * NI + n] * de[s],)
-                    g_rate = rates
-                    for _ in tl.static_range(EVEN - NI):
-                        row_reads = row_reads + (tl.zeros([C, NS], tl.float32),)
-                    later = passed
-                    onward = passed + onward
-                    reads = row_reads + reads
-                    steps = (weighted + g_delta[s],) + steps
-                gc, g_delta = reads, steps
+                store_tile(GX + out + ahead * ot, ot, left, gx_sum, P)
+                h = load_states(h_at, C, at < length, NI, NS)
+                delta = unstack(load_tile(d_now, dt, left, 0.0, P), PC, P, LOGP)
+                c = load_read(c_now, ct, left_read, G, C, NI, NS, S, LOG, EVEN)
+                p = ()
+                if j > 0:
+                    x = unstack(load_tile(x_now, xt, left, 0.0, P), PC, P, LOGP)
+                    slope = load_slope(s_now, st, left, HAS_SLOPE, PC, P, LOGP)
+                    K = unstack(by_pair(gains[j - 1], G, C, P), PC, P, LOGP)
+                for s in tl.static_range(S):
+                    if j > 0:
+                        p = p + decayed(h, rate, delta[s], NI)
+                        h = updated(OP, h, rate, delta[s], K[s], c, s * EVEN, x[s], slope[s], lead, NI)
+                    else:
+                        h = decayed(h, rate, delta[s], NI)
+                        p = p + h
+                de = unstack(de_tile, PC, P, LOGP)
+                g_rate, g_delta, gc, onward = innovations_back(
+                    p, de, rate, g_rate, delta, c, g_delta, gc, j == 0, S, NI, NS, EVEN, G, C, BLOCK, LOGM
+                )
                 # What the first step hands on belongs to the state before the segment, whatever the pass.
                 sums = ()
-                for n in tl.static_range(NI):
-                    sums = sums + (lam[n] + carry[n] + later[n],)
+                for i in tl.static_range(NI):
+                    sums = sums + (lam[i] + carry[i] + onward[i],)
                 lam = sums
-                source = take(onward, NI, (S - 1) * NI) + zeros(NI, NS, C)
+                source = take(onward, NI, (S - 1) * NI) + zeros(NI, PC, NS)
             else:
                 lam = carry
-            carry = zeros(NI, NS, C)
-            g_delta_sum += stack(g_delta + pad, NS, C, P, LOGP)
-            g_read += tl.sum(pile(gc, NS, C, S * EVEN, LOG + EVEN.bit_length() - 1), 0)
+            carry = zeros(NI, PC, NS)
+            g_delta_sum += stack(g_delta + pad, NS, PC, P, LOGP)
+            summed = ()
+            for k in tl.static_range(S // BLOCK):
+                summed = summed + ((gc[k] if j == J else gc_sum[k] + gc[k]),)
+            gc_sum = summed
 
-        store_tile(GX + b * ob, ot, at, stop, channel, gx_sum, P)
-        store_tile(GDELTA + b * ob, ot, at, stop, channel, g_delta_sum, P)
+        store_tile(GX + out + ahead * ot, ot, left, gx_sum, P)
+        store_tile(GDELTA + out + ahead * ot, ot, left, g_delta_sum, P)
+        store_tile(GBIAS + out + ahead * ot, ot, left, gz_sum, P)
         if HAS_SLOPE:
-            store_tile(GSLOPE + b * ob, ot, at, stop, channel, g_slope_sum, P)
-        store_tile(GBIAS + b * ob, ot, at, stop, channel, tl.trans(gz_sum), P)
-        place = tl.arange(0, S * EVEN)[None, :]
-        i = place % EVEN
-        read_place = GREAD + head * rh + b * rb + (at + place // EVEN).to(tl.int64) * rt
-        keep = (at + place // EVEN < stop) & (i < NI)
-        tl.store(read_place + tl.arange(0, NS)[:, None] * NI + i, g_read, mask=keep)
+            store_tile(GSLOPE + out + ahead * ot, ot, left, g_slope_sum, P)
+        for k in tl.static_range(S // BLOCK):
+            place = tl.arange(0, BLOCK * EVEN)[None, :]
+            t, i = k * BLOCK + place // EVEN, place % EVEN
+            at_read = read_at[:, None] + (ahead + t) * rt + i
+            if G == 1:
+                at_read += tl.arange(0, NS)[:, None] * NI
+            tl.store(at_read, gc_sum[k], mask=(t < left_read[:, None]) & (i < NI))
 
-    store_states(GSTART + b * hb, hn, channel, lam, NI, NS)
-    store_states(GRATE + b * hb, hn, channel, g_rate, NI, NS)
-    tl.store(GW1 + pid.to(tl.int64) * C * C + square, g_w1)
-    tl.store(GW2 + pid.to(tl.int64) * C * C + square, g_w2)
-    tl.store(GB1 + b * H * C + channel, g_b1)
+    store_states(GSTART + b * hb + channel, hn, inside, lam, NI, NS)
+    store_states(GRATE + b * hb + channel, hn, inside, g_rate, NI, NS)
+    program = tl.program_id(0).to(tl.int64)
+    tl.store(GW1 + program * C * C + square, g_w1)
+    tl.store(GW2 + program * C * C + square, g_w2)
+    tl.store(GB1 + program * C + tl.arange(0, C), g_b1)
     if HAS_LEAD:
-        tl.store(GLEAD + b * H * C + channel, g_lead)
+        tl.store(GLEAD + b * H * C + channel, g_lead, mask=inside)
+
+
+def tiling_back(size: Shape) -> Tiling:
+    """As forward, with the loop's loads not taken ahead: each stage reads what the one before has left in the cache."""
+    return tiling(size, 4)._replace(stages=1)
 
 
 def backward(
-    inputs: LoopInputs, form: LoopForm, saved: tuple[Tensor, ...], gy: Tensor, g_final: Tensor
+    inputs: LoopInputs,
+    form: LoopForm,
+    saved: tuple[Tensor, ...],
+    gy: Tensor,
+    g_final: Tensor,
+    tiles: Tiling | None = None,
 ) -> LoopGradients:
     """Gradients in the order of `LoopInputs` but for offsets, from gy (B, T, D) and g_final (B, N, D)."""
     size = shape_of(inputs)
+    tiles = tiling_back(size) if tiles is None else tiles
     given, strides = pointers(inputs)
-    varlen = inputs.offsets is not None
+    zero = 0 if inputs.offsets is not None else 1
     gy, g_final = gy if gy.stride(-1) == 1 else gy.contiguous(), g_final.contiguous()
     gx, g_delta, g_bias = (v.new_empty(inputs.x.shape) for v in (inputs.x, inputs.delta, inputs.bias))
     g_slope = None if inputs.slope is None else inputs.slope.new_empty(inputs.x.shape)
-    rows = inputs.x.shape[:2]
-    g_read = g_final.new_empty((size.H, *rows, size.N))
+    g_read = g_final.new_empty((size.H, *inputs.x.shape[:2], size.N))
     g_start, g_rate = torch.empty_like(g_final), torch.empty_like(g_final)
-    weights = (size.B, size.H, size.C)
-    g_w1, g_w2 = (g_final.new_empty((*weights, size.C)) for _ in range(2))
-    g_b1, g_lead = (g_final.new_empty(weights) for _ in range(2))
-    options = settings(inputs, form, 2 if size.N <= 4 else 4)
-    zero = 0 if varlen else 1
-    _backward[(size.B * size.H,)](
+    groups = triton.cdiv(size.B, tiles.G)
+    g_w1, g_w2 = (g_final.new_empty((groups, size.H, size.C, size.C)) for _ in range(2))
+    g_b1, g_lead = g_final.new_empty((groups, size.H, size.C)), g_final.new_empty((size.B, size.H * size.C))
+    options = settings(inputs, form, tiles)
+    even = 1 << (options["NI"] - 1).bit_length()
+    block = min(form.segment, max(1, 16 // even))
+    _backward[(groups * size.H,)](
         *given, saved[0], gy, g_final, gx, g_delta, g_read, g_bias, gx if g_slope is None else g_slope, g_rate,
-        g_w1, g_b1, g_w2, g_start, g_lead, size.T, size.H, *strides, gy.stride(0) * zero, gy.stride(1),
+        g_w1, g_b1, g_w2, g_start, g_lead, size.B, size.T, size.H, *strides, gy.stride(0) * zero, gy.stride(1),
         gx.stride(0) * zero, gx.stride(1), g_read.stride(0), g_read.stride(1) * zero, g_read.stride(2),
-        given[4].stride(0), *g_final.stride()[:2], **options,
+        given[4].stride(0), *g_final.stride()[:2], BLOCK=block, LOGM=(block * even).bit_length() - 1, **options,
     )  # fmt: skip
     lead = None
     if inputs.lead is not None:
-        lead = g_lead.sum(0).reshape(-1) if options["HAS_LEAD"] else torch.zeros_like(inputs.lead)
-    read = g_read[0] if size.H == 1 else g_read.sum(0)
-    return (
-        gx, g_delta, read.to(inputs.read.dtype), g_bias, g_rate.sum(0), g_w1.sum(0), g_b1.sum(0), g_w2.sum(0), g_start,
-        g_slope, lead,
-    )  # fmt: skip
+        lead = g_lead.sum(0) if options["HAS_LEAD"] else torch.zeros_like(inputs.lead)
+    read = (g_read[0] if size.H == 1 else g_read.sum(0)).to(inputs.read.dtype)
+    weights = (g_w1.sum(0), g_b1.sum(0), g_w2.sum(0))
+    return gx, g_delta, read, g_bias, g_rate.sum(0), *weights, g_start, g_slope, lead

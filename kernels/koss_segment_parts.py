@@ -1,0 +1,182 @@
+"""Pieces that the segment kernels of the closed KOSS loop share: tiles in and out, states, predictions, φ.
+
+A program walks through G sequences of one head at once. Their G·C pairs of sequence and channel lie along the first
+axis of every tile: [G·C, P] for the P rows of a segment (S, or more where φ's products need 16 rows; those beyond S are
+empty), [G·C, NS] for the states, n = lane·NI + i in NI such tiles, and [P·G, C] for φ.
+"""
+
+import triton
+import triton.language as tl
+
+from ssrtrack.kernels.koss_math import KALMAN, LOG2E, advance, drive
+from ssrtrack.kernels.koss_rows import unstack
+
+
+@triton.jit
+def zeros(count: tl.constexpr, PC: tl.constexpr, R: tl.constexpr):
+    """`count` tiles [G·C, R] of zeros."""
+    out = ()
+    for _ in tl.static_range(count):
+        out = out + (tl.zeros([PC, R], tl.float32),)
+    return out
+
+
+@triton.jit
+def take(tiles, at: tl.constexpr, count: tl.constexpr):
+    """tiles[at … at + count]."""
+    out = ()
+    for i in tl.static_range(count):
+        out = out + (tiles[at + i],)
+    return out
+
+
+@triton.jit
+def load_tile(pointer, stride, left, other, P: tl.constexpr):
+    """P rows from `pointer` [G·C] on as [G·C, P] in float32; `other` where fewer than that are `left` [G·C]."""
+    t = tl.arange(0, P)[None, :]
+    return tl.load(pointer[:, None] + t * stride, mask=t < left[:, None], other=other).to(tl.float32)
+
+
+@triton.jit
+def store_tile(pointer, stride, left, tile, P: tl.constexpr):
+    """The opposite of `load_tile`."""
+    t = tl.arange(0, P)[None, :]
+    tl.store(pointer[:, None] + t * stride, tile.to(pointer.dtype.element_ty), mask=t < left[:, None])
+
+
+@triton.jit
+def load_slope(
+    pointer, stride, left, HAS_SLOPE: tl.constexpr, PC: tl.constexpr, P: tl.constexpr, LOGP: tl.constexpr
+):
+    """ẋ as columns, zeros where there is none."""
+    if HAS_SLOPE:
+        return unstack(load_tile(pointer, stride, left, 0.0, P), PC, P, LOGP)
+    return zeros(P, PC, 1)
+
+
+@triton.jit
+def load_read(
+    pointer, stride, left, G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr,
+    LOG: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """c of a segment as S·EVEN tiles, [1, NS] or [G·C, 1], that of step s and tile i at s·EVEN + i; pointer, left [G].
+
+    EVEN ≥ NI is a power of two; several sequences have one lane. Past the end the last row is read again: K and Δ are 0
+    there.
+    """
+    place = tl.arange(0, S * EVEN)[None, :]
+    row = tl.maximum(tl.minimum(place // EVEN, left[:, None] - 1), 0)
+    i = tl.minimum(place % EVEN, NI - 1)
+    rows = ()
+    if G == 1:
+        tile = tl.load(pointer[:, None] + row * stride + tl.arange(0, NS)[:, None] * NI + i)
+        columns = unstack(tile.to(tl.float32), NS, S * EVEN, LOG + EVEN.bit_length() - 1)
+        for k in tl.static_range(S * EVEN):
+            rows = rows + (tl.reshape(columns[k], [1, NS]),)
+    else:
+        tile = tl.load(pointer[:, None] + row * stride + i)
+        columns = unstack(tile.to(tl.float32), G, S * EVEN, LOG + EVEN.bit_length() - 1)
+        for k in tl.static_range(S * EVEN):
+            rows = rows + (tl.reshape(tl.broadcast_to(columns[k], [G, C]), [G * C, 1]),)
+    return rows
+
+
+@triton.jit
+def load_states(pointer, stride, mask, NI: tl.constexpr, NS: tl.constexpr):
+    """N states, `stride` apart from `pointer` [G·C] on → NI tiles [G·C, NS]."""
+    tiles = ()
+    for i in tl.static_range(NI):
+        n = tl.arange(0, NS)[None, :] * NI + i
+        tiles = tiles + (tl.load(pointer[:, None] + n * stride, mask=mask[:, None], other=0.0).to(tl.float32),)
+    return tiles
+
+
+@triton.jit
+def store_states(pointer, stride, mask, tiles, NI: tl.constexpr, NS: tl.constexpr):
+    """The opposite of `load_states`."""
+    for i in tl.static_range(NI):
+        n = tl.arange(0, NS)[None, :] * NI + i
+        tl.store(pointer[:, None] + n * stride, tiles[i], mask=mask[:, None])
+
+
+@triton.jit
+def read_out(c, at, tiles, NI: tl.constexpr):
+    """Σ_n c_n h_n but for the last sum, over the NS lanes: [G·C, NS]; c_n is c[at + i]."""
+    total = c[at] * tiles[0]
+    for i in tl.static_range(1, NI):
+        total += c[at + i] * tiles[i]
+    return total
+
+
+@triton.jit
+def decayed(tiles, rate, delta, NI: tl.constexpr):
+    """e^{ΔA} h: the state one step later where nothing is measured."""
+    out = ()
+    for i in tl.static_range(NI):
+        out = out + (tl.exp2(delta * (rate[i] * LOG2E)) * tiles[i],)
+    return out
+
+
+@triton.jit
+def updated(OP: tl.constexpr, h, rate, delta, K, c, at, x, slope, lead, NI: tl.constexpr):
+    """The state after one step, all operators."""
+    p = decayed(h, rate, delta, NI)
+    v = drive(OP, x, slope, lead)
+    if OP == KALMAN:
+        v = v - tl.sum(read_out(c, at, p, NI), 1, keep_dims=True)
+    out = ()
+    for i in tl.static_range(NI):
+        out = out + (advance(OP, h[i], p[i], rate[i], delta, K, c[at + i], x, slope, v),)
+    return out
+
+
+@triton.jit
+def predictions(h, rate, delta, c, S: tl.constexpr, NI: tl.constexpr, EVEN: tl.constexpr):
+    """c_t·p_t of the open-loop prediction p_t = e^{Δ_t A} p_{t−1} from h, step by step, as `read_out` gives it."""
+    p = h
+    out = ()
+    for s in tl.static_range(S):
+        p = decayed(p, rate, delta[s], NI)
+        out = out + (read_out(c, s * EVEN, p, NI),)
+    return out
+
+
+@triton.jit
+def by_row(tile, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
+    """[G·C, P] → [P·G, C], the order of φ's rows."""
+    return tl.reshape(tl.trans(tile), [P * G, C])
+
+
+@triton.jit
+def by_pair(tile, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
+    """[P·G, C] → [G·C, P]."""
+    return tl.trans(tl.reshape(tile, [P, G * C]))
+
+
+@triton.jit
+def operand(tile, w):
+    """A tile as the products take it: in the weights' own precision."""
+    return tile.to(w.dtype)
+
+
+@triton.jit
+def hidden_layer(s, w1, b1, DOT: tl.constexpr):
+    """relu(W1ᵀ s + b1) of rows s [P·G, C]."""
+    return tl.maximum(tl.dot(operand(s, w1), w1, input_precision=DOT) + b1[None, :], 0.0)
+
+
+@triton.jit
+def bounds(OFFSETS, b, B, T, VARLEN: tl.constexpr):
+    """First row and number of steps of sequences b; none where b is beyond the batch."""
+    if VARLEN:
+        first = tl.load(OFFSETS + b, mask=b < B, other=0)
+        return first, tl.load(OFFSETS + b + 1, mask=b < B, other=0) - first
+    return b * 0, tl.where(b < B, T, 0)
+
+
+@triton.jit
+def kept_row(first, b, T, S: tl.constexpr, VARLEN: tl.constexpr):
+    """Where the states kept of sequences b begin, in segments; ceil(T/S) each never needs more than T // S + 1."""
+    if VARLEN:
+        return first // S + b
+    return b * tl.cdiv(T, S)
