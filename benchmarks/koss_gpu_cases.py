@@ -20,9 +20,9 @@ class Case:
     """One row: B sequences of T steps, D channels in heads of `head`, N states, segments of S steps, J passes.
 
     kind: loop (gains from the innovation), gains (koss_scan) or selective (Mamba's scan). dtype: bf16 for x, Δ, c and
-    z; mixed has Δ, c and z in float32, as a layer under autocast gives them; float32 has all so. State, weights and A
-    are float32 always. target_ms: forward, and forward and backward; target_share: of the copy's bandwidth;
-    target_times: of plain torch's time over the kernel's.
+    z; mixed has Δ, c and z in float32; float32 has all so. State, weights and A are float32 always. target_ms: forward,
+    and forward and backward; target_share: of the copy's bandwidth; target_times: of plain torch's time over the
+    kernel's.
     """
 
     name: str
