@@ -105,6 +105,7 @@ def _packed(inputs: LoopInputs, form: LoopForm, offsets: Tensor) -> tuple[Tensor
     lengths: list[int] = (offsets[1:] - offsets[:-1]).tolist()
 
     def padded(v: Tensor, fill: float = 0.0) -> Tensor:
+        fill = max(fill, torch.finfo(v.dtype).min)
         return pad_sequence(list(torch.split(v[0], lengths)), batch_first=True, padding_value=fill)
 
     side_by_side = inputs._replace(

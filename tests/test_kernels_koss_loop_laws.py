@@ -71,7 +71,7 @@ def test_one_step_a_segment_needs_no_further_pass(operator: str) -> None:
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_passes_less_one_than_steps_make_a_segment_exact(operator: str) -> None:
-    """And each pass has one step more right: koss.md's refinement by Picard."""
+    """And each pass has one step more right, as Picard's iteration has."""
     inputs = inputs_of(case(operator, T=10))
     exact, last = koss_closed_loop(inputs, LoopForm(operator))
     for segment in (2, 5, 10):
