@@ -130,7 +130,9 @@ def tiling(size: Shape, most_lanes: int) -> Tiling:
 def pointers(inputs: LoopInputs) -> tuple[list[Tensor], list[int]]:
     """The tensors in the kernels' order and their strides over b and t; what is not given is not read."""
     x, delta, read, bias, rate, w1, b1, w2, start, slope, lead, offsets = inputs
-    precision = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
+    # Triton's interpreter multiplies bfloat16 as if its bits were integers.
+    rough = x.dtype == torch.bfloat16 and not triton.knobs.runtime.interpret
+    precision = torch.bfloat16 if rough else torch.float32
     given = [x, delta, read, bias, rate.contiguous(), w1.to(precision).contiguous(), b1.contiguous()]
     given += [w2.to(precision).contiguous(), start.contiguous(), x if slope is None else slope]
     given += [rate if lead is None else lead.contiguous(), rate if offsets is None else offsets.contiguous()]
