@@ -2,7 +2,8 @@
 
 States come from those kept every EVERY steps: a group of EVERY steps is run forward once more, in blocks of L. The
 blocks' first states go through a scratch of the program's own (it stays in the second-level cache), and those inside
-the block at hand stay in registers. So a token costs 4 N / EVERY bytes of memory and about 1.5 to 1.9 forward steps.
+the block at hand stay in registers. So a step costs 4 N / EVERY bytes of memory for each channel and, with L = 4 and
+EVERY = 16, 1.75 forward steps.
 
 ∂L/∂c and ∂L/∂b are sums over channels, which lie across the threads. A program writes its sum over CB channels, and
 those are added afterwards, always in the same order: no atomics.
@@ -41,6 +42,7 @@ Tensor = torch.Tensor
 BLOCK_STEPS = {"neumann": 2, "bucy": 2}
 BLOCK_STEPS_ELSE = 4
 SHUFFLE, ROUNDED, SPLIT = (tl.constexpr(i) for i in range(3))  # ways to add over channels, see `over_channels`
+COLUMNS = tl.constexpr(8)  # of ones, the fewest that tensor cores take
 
 
 @triton.jit
@@ -95,31 +97,46 @@ def retreated(OP: tl.constexpr, SLOPE: tl.constexpr, carry, h, gy, rate2, x, del
 
 
 @triton.jit
-def over_channels(tile, out, n, on, N: tl.constexpr, CB: tl.constexpr, WAY: tl.constexpr):
-    """Write a tile's sum over its channels to out[n].
+def over_channels(
+    first,
+    second,
+    out,
+    left,
+    N: tl.constexpr,
+    NP: tl.constexpr,
+    CB: tl.constexpr,
+    STEPS: tl.constexpr,
+    WAY: tl.constexpr,
+):
+    """Write two tiles' sums over the channels, N numbers each, one after the other to `out`.
 
-    SHUFFLE adds in float32, five shuffles a state. ROUNDED lets the tensor cores multiply by ones, terms rounded to
-    TF32 (2⁻¹⁰, less than the bfloat16 that the result is rounded to); SPLIT does so with what rounding left, too.
+    STEPS: the second tile is that of the next step, written where `left` steps are more than one. WAY: SHUFFLE adds in
+    float32, five shuffles a state. ROUNDED lets the tensor cores multiply by ones, terms rounded to TF32 (2⁻¹⁰, less
+    than the bfloat16 that the result is rounded to); SPLIT does so with what rounding left, too.
     """
+    # One sum of both: half the ways through shared memory.
+    pair = tl.reshape(tl.permute(tl.join(first, second), (2, 0, 1)), (2 * NP, CB))
+    m = tl.arange(0, 2 * NP)
+    place = m // NP * N + m % NP
+    on = (m % NP < N) & (m // NP * STEPS < left)
     if WAY == SHUFFLE:
-        tl.store(out + n, tl.sum(tile, 1), mask=on)
+        tl.store(out + place, tl.sum(pair, 1), mask=on)
     else:
-        ones = tl.full([CB, 16], 1.0, tl.float32)
+        ones = tl.full([CB, COLUMNS], 1.0, tl.float32)
         if WAY == ROUNDED:
-            sums = tl.dot(tile, ones, input_precision="tf32")
+            sums = tl.dot(pair, ones, input_precision="tf32")
         else:
-            head = (tile.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+            head = (pair.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
             sums = tl.dot(head, ones, input_precision="tf32")
-            sums = tl.dot(tile - head, ones, sums, input_precision="tf32")
-        column = tl.arange(0, 16)
-        place = out + n[:, None] + column[None, :] * 0
-        tl.store(place, sums, mask=on[:, None] & (column == 0)[None, :])
+            sums = tl.dot(pair - head, ones, sums, input_precision="tf32")
+        column = tl.arange(0, COLUMNS)
+        tl.store(out + place[:, None] + column[None, :] * 0, sums, mask=on[:, None] & (column == 0)[None, :])
 
 
 @triton.jit(do_not_specialize=list(FREE))
 def backward_kernel(
     x, delta, gain, write, read, slope, lead, rate, gy, offsets, kept, carries, scratch,
-    gx, gdelta, ggain, gslope, gread, gwrite, grate, glead, gstart, steps, channels, chunk, pieces, shift, total,
+    gx, gdelta, ggain, gslope, gshared, grate, glead, gstart, steps, channels, chunk, pieces, shift, total,
     x_b, x_t, delta_b, delta_t, gain_b, gain_t, write_b, write_t, read_b, read_t, slope_b, slope_t, gy_b, gy_t,
     gx_b, gx_t, gdelta_b, gdelta_t, ggain_b, ggain_t, gslope_b, gslope_t,
     OP: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, CB: tl.constexpr, L: tl.constexpr, EVERY: tl.constexpr,
@@ -127,8 +144,8 @@ def backward_kernel(
 ):  # fmt: skip
     """Gradients of one piece; carries (pieces, N, D) is ∂L/∂(state after the piece), gstart that of the one before it.
 
-    gread, gwrite (blocks of channels, total, N) with total = B T rows; grate (pieces, N, D), glead (pieces, D): this
-    program's part. scratch (programs, EVERY / L, NP, CB).
+    gshared (blocks of channels, total, N) with total = B T rows, for c, or (…, 2, N) for c and b of the selective scan;
+    grate (pieces, N, D), glead (pieces, D): this program's part. scratch (programs, EVERY / L, NP, CB). L is even.
     """
     ch = tl.program_id(0) * CB + tl.arange(0, CB)
     n, inside = tl.arange(0, NP), within(ch, channels, EVEN)
@@ -154,9 +171,8 @@ def backward_kernel(
     ggain += b * ggain_b
     gslope += b * gslope_b
     kept += (tl.cast(keep_at, tl.int64) * tl.num_programs(0) + tl.program_id(0)) * NP * CB
-    summed = (tl.cast(tl.program_id(0), tl.int64) * total + b * steps) * N
-    gread += summed
-    gwrite += summed
+    SHARED: tl.constexpr = 2 * N if OP == SELECTIVE else N
+    gshared += (tl.cast(tl.program_id(0), tl.int64) * total + b * steps) * SHARED
     own = own_tile(shift, NP, CB)
     scratch += (piece * tl.num_programs(0) + tl.program_id(0)) * (EVERY // L) * NP * CB
     grate_sum, glead_sum = tl.zeros([NP, CB], tl.float32), tl.zeros([1, CB], tl.float32)
@@ -192,7 +208,8 @@ def backward_kernel(
                 c, w = both(reads, writes, u, rest, read_t, write_t, n, OP, N, NP)
                 h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), wide(ds[u]), wide(ks[u]), w, c, wide(ss[u]), tau)
             to_xs, to_deltas, to_gains = row_at(gx, t0, gx_t), row_at(gdelta, t0, gdelta_t), row_at(ggain, t0, ggain_t)
-            to_slopes, to_reads, to_writes = row_at(gslope, t0, gslope_t), row_at(gread, t0, N), row_at(gwrite, t0, N)
+            to_slopes, to_shared = row_at(gslope, t0, gslope_t), row_at(gshared, t0, SHARED)
+            gc_later = carry
             for u in tl.static_range(L):
                 d, sl = wide(ds[L - 1 - u]), wide(ss[L - 1 - u])
                 c, w = both(reads, writes, L - 1 - u, rest, read_t, write_t, n, OP, N, NP)
@@ -200,7 +217,7 @@ def backward_kernel(
                     OP, SLOPE, carry, hs[L - 1 - u], wide(gs[L - 1 - u]), rate2, wide(xs[L - 1 - u]), d,
                     wide(ks[L - 1 - u]), w, c, sl, tau,
                 )  # fmt: skip
-                mask, there = inside & before(t0 + (L - 1 - u), last, ch), before(t0 + (L - 1 - u), last, n)
+                mask = inside & before(t0 + (L - 1 - u), last, ch)
                 grate_sum += q * d
                 to_delta += tl.sum(q * rate2, 0)[None, :] * LN2
                 write_row(to_xs + (L - 1 - u) * gx_t, to_x, ch, mask)
@@ -211,9 +228,11 @@ def backward_kernel(
                     write_row(to_slopes + (L - 1 - u) * gslope_t, to_slope, ch, mask)
                 if LEAD:
                     glead_sum += to_v * sl
-                over_channels(gc, to_reads + (L - 1 - u) * N, n, (n < N) & there, N, CB, WAY)
                 if OP == SELECTIVE:
-                    over_channels(gb, to_writes + (L - 1 - u) * N, n, (n < N) & there, N, CB, WAY)
+                    over_channels(gc, gb, to_shared + (L - 1 - u) * 2 * N, rest - (L - 1 - u), N, NP, CB, 0, WAY)
+                elif u % 2 == 1:
+                    over_channels(gc, gc_later, to_shared + (L - 1 - u) * N, rest - (L - 1 - u), N, NP, CB, 1, WAY)
+                gc_later = gc
     tl.store(gstart + piece * N * channels + tile, carry, mask=on)
     tl.store(grate + piece * N * channels + tile, grate_sum, mask=on)
     if LEAD:
@@ -247,8 +266,7 @@ def backward(
 
     gx, gdelta = torch.empty_like(x), torch.empty_like(delta)
     ggain, gslope = (gx if v is None else torch.empty_like(v) for v in (gain, slope))
-    gread = empty(grid[0], batch, steps, states)
-    gwrite = gread if write is None else torch.empty_like(gread)
+    gshared = empty(grid[0], batch, steps, 1 if write is None else 2, states)
     grate, gstart = (empty(pieces.sequences, pieces.count, states, channels) for _ in range(2))
     glead = empty(grid[1], channels)
     written: dict[str, Any] = {"gx": gx, "gdelta": gdelta, "ggain": ggain, "gslope": gslope}
@@ -257,22 +275,23 @@ def backward(
     backward_kernel[grid](
         **given, **sizes, **written, kept=kept, carries=carries,
         scratch=empty(grid[0] * grid[1] * (pieces.every // block), given["NP"], BLOCK),
-        gread=gread, gwrite=gwrite, grate=grate, glead=glead, gstart=gstart, total=batch * steps,
-        L=block, EVERY=pieces.every, VARLEN=offsets is not None, WAY=way_to_add(inputs, given["NP"]),
+        gshared=gshared, grate=grate, glead=glead, gstart=gstart, total=batch * steps,
+        L=block, EVERY=pieces.every, VARLEN=offsets is not None, WAY=way_to_add(inputs),
         num_warps=1, num_stages=1,
     )  # fmt: skip
+    shared = gshared.sum(0).unbind(2)
     return ScanInputs(
-        gx, gdelta, None if gain is None else ggain, None if write is None else gwrite.sum(0), gread.sum(0),
+        gx, gdelta, None if gain is None else ggain, None if write is None else shared[1], shared[0],
         grate.sum((0, 1)), gstart[:, 0], None if slope is None else gslope,
         None if lead is None else glead.sum(0), None,
     )  # fmt: skip
 
 
-def way_to_add(inputs: ScanInputs, states: int) -> int:
-    """How sums over the channels are added: by tensor cores, whose tiles have 16 rows, where a tile has as many."""
-    if states < 16:
-        return 0
-    return 1 if inputs.read.dtype in (torch.bfloat16, torch.float16) else 2
+def way_to_add(inputs: ScanInputs) -> int:
+    """How sums over the channels are added: by tensor cores, whose tiles have 16 rows, where two tiles have as many."""
+    if inputs.rate.shape[0] <= 4:
+        return int(SHUFFLE.value)
+    return int((ROUNDED if inputs.read.dtype in (torch.bfloat16, torch.float16) else SPLIT).value)
 
 
 def _ends(pieces: Pieces, channels: int, given: dict[str, Any]) -> Tensor:
