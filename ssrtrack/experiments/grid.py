@@ -158,4 +158,4 @@ def expected_seconds(job: Job, records: Sequence[Record]) -> float:
         ]
         if like:
             return max(like)
-    return TRIALS[job.task].guess_s
+    return TRIALS[job.task].guess_ms * 1e-3 * job.steps

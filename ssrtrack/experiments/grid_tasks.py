@@ -23,8 +23,8 @@ class Trial:
     """A network's task: where training samples come from, stage by stage, and the samples of every test.
 
     shares: part of the training's steps in each stage. fall: as `Recipe` has it. tests: name to sampler; the first
-    one's score counts. count: sequences of a test. least: whether a low score is good. guess_s: how long a training
-    takes of which nothing is known.
+    one's score counts. count: sequences of a test. least: whether a low score is good. guess_ms: how long a step
+    takes, tests included, while nothing is known.
     """
 
     goal: Goal
@@ -41,7 +41,7 @@ class Trial:
     conv: bool = True
     precision: str = "float32"
     fall: float = 1.0
-    guess_s: float = 30.0
+    guess_ms: float = 10.0
 
     def network(self, model: str, seed: int) -> Network:
         """The model's network for this task."""
@@ -96,7 +96,7 @@ def copying(task: CopyTask, *, train_rho: float | None = None, count: int = 10_2
         precision="bfloat16" if long else "float32",
         # The whole strip comes last: it must not meet a learning rate that is already spent.
         fall=0.3 if long else 1.0,
-        guess_s=120.0 if long else 30.0,
+        guess_ms=12.0 if long else 10.0,
     )
 
 
