@@ -75,13 +75,13 @@ CASES: dict[str, Case] = {
     "exact": Case("exact", T=6, slope=True, N=3),
     "bucy": Case("bucy", T=5, mask=True, N=2),
     "bucy, led, packed": Case("bucy", lengths=(4, 1, 6), slope=True, lead=True),
-    "segments": Case(T=8, S=4),
+    "segments": Case(T=8, B=1, S=4),
     "odd segments, two heads": Case(T=7, B=1, S=4, H=2, mask=True, slope=True, lead=True),
-    "refined": Case(T=7, S=4, J=1, mask=True),
-    "refined twice": Case(T=10, B=1, S=8, J=2, N=2),
-    "a segment longer than the sequence": Case(T=5, B=1, S=32, J=1),
-    "bf16 segments": Case(T=20, B=1, S=16, J=1, dtype="bfloat16", mask=True),
-    "bf16 segments, steered in float32": Case(T=9, B=1, S=8, dtype="bfloat16", mixed=True, time_first=True),
+    "refined": Case(T=5, S=4, J=1, mask=True),
+    "refined twice": Case(T=6, B=1, S=4, J=2, N=2),
+    "a segment longer than the sequence": Case(T=5, B=1, S=8, J=1),
+    "bf16 segments": Case(T=10, B=1, S=8, J=1, dtype="bfloat16", mask=True),
+    "bf16 segments, steered in float32": Case(T=18, B=1, S=16, dtype="bfloat16", mixed=True, time_first=True),
     "float16 segments": Case(T=5, B=1, S=4, dtype="float16", mask=True, N=2),
     "packed segments": Case(lengths=(6, 1, 4), S=4, J=1, N=2),
     "segments, input only": Case(T=6, B=1, S=4, J=1, innovate=False),
@@ -89,7 +89,7 @@ CASES: dict[str, Case] = {
     "kalman segments": Case("kalman", T=6, B=1, S=4, J=1, mask=True),
     "exact segments": Case("exact", T=6, S=4, slope=True, time_first=True),
     "bucy segments": Case("bucy", T=5, B=1, S=2, J=1, slope=True, lead=True),
-    "16 states, 32 steps a segment": Case(T=33, S=32, N=16, B=1, start=False),
+    "16 states, 32 steps a segment": Case(T=31, S=32, N=16, B=1, start=False),
 }
 
 
