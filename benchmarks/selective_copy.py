@@ -21,10 +21,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from setting import RESULTS, cuda_device, setting, write_csv
 
+from ssrtrack.errors import TrainingError
 from ssrtrack.experiments.grid import read_records
+from ssrtrack.experiments.grid_models import MODELS
 from ssrtrack.experiments.grid_plan import cells, narrowed
 from ssrtrack.experiments.grid_tasks import TEST_SEED, TRIALS
-from ssrtrack.experiments.grid_work import Site, run_grid
+from ssrtrack.experiments.grid_work import Site, graph_off_by, run_grid
 from ssrtrack.experiments.level_jumps import Levels, best_fixed_gain, exact_filter, squared_error
 from ssrtrack.experiments.level_jumps import sample as levels_of
 from ssrtrack.experiments.selective_copy import TASKS, blind_answers, rule_answers, sample
@@ -36,6 +38,21 @@ def check() -> None:
         x, answers = sample(task, 64, torch.Generator().manual_seed(0))
         if not torch.equal(rule_answers(task, x), answers):
             sys.exit(f"{task.name}: its rule does not give its answers; nothing trained")
+
+
+def check_graphs(models: list[str], device: str) -> None:
+    """Print how far each model's training by graphs is off one without, and stop after all if any is."""
+    faults = []
+    for model in models:
+        try:
+            off = graph_off_by(model, device)
+            told, fault = f"off by {off:.1e}", off > 0.02
+        except (TrainingError, RuntimeError) as error:
+            told, fault = f"{type(error).__name__}: {error}", True
+        print(f"graph of {model:28} {told}", flush=True)
+        faults += [model] if fault else []
+    if faults:
+        sys.exit(f"graphs do not train as torch does, or cannot be captured: {', '.join(faults)}")
 
 
 def lines() -> dict[str, dict[str, float]]:
@@ -112,12 +129,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of every training: for a trial that must not be reported")
     parser.add_argument("--test-sequences", type=int, help="of each test, for a trial likewise")
     parser.add_argument("--rate", nargs="+", type=float, help="learning rates to choose from")
+    parser.add_argument("--check-graphs", action="store_true", help="only hold graphs against plain steps on a GPU")
     parser.add_argument("--output", type=Path, default=Path("selective_copy.jsonl"), help="file that records go to")
     parser.add_argument("--summarise", type=Path, help="make the tables of this file and train nothing")
     parser.add_argument("--tables", type=Path, default=RESULTS, help="folder of the tables")
     given = parser.parse_args()
     if given.summarise:
         write_tables(read_records(given.summarise), given.tables)
+        return
+    if given.check_graphs:
+        check_graphs(given.model or list(MODELS), given.device[0] if given.device else "cuda:0")
         return
     check()
     found = [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]

@@ -20,7 +20,8 @@ from typing import Any
 from ssrtrack.errors import TrainingError
 from ssrtrack.experiments.grid import Cell, Job, Record, append_record, expected_seconds, left, open_jobs, read_records
 from ssrtrack.experiments.grid_models import parameters
-from ssrtrack.experiments.grid_tasks import TEST_SEED, TRIALS, VALIDATION_SEED
+from ssrtrack.experiments.grid_tasks import TEST_SEED, TRIALS, VALIDATION_SEED, copying
+from ssrtrack.experiments.selective_copy import CopyTask
 from ssrtrack.experiments.train import Training
 
 CURVE = 20  # points that are kept of a training's score
@@ -81,6 +82,24 @@ def run_job(job: Job, device: str) -> Record:
     while not running.training.advance():
         pass
     return finish(running)
+
+
+def graph_off_by(model: str, device: str, steps: int = 20) -> float:
+    """Largest relative difference of the losses with a graph from those without, over a few steps of a small task.
+
+    A TrainingError where no graph could be captured.
+    """
+    trial = copying(CopyTask("small", "follow", tokens=2, alphabet=4, strip=30, rho=0.5))
+    losses = []
+    for captured in (True, False):
+        training = Training(trial.network(model, 1), trial.goal, trial.recipe(2e-3, 1, steps), device)
+        training.captured = captured
+        while not training.advance():
+            pass
+        if captured and not training.captured:
+            raise TrainingError(f"no graph of a step of {model!r} can be captured on {device}: {training.why_not}")
+        losses.append(training.history()[0])
+    return max(abs(a / b - 1.0) for a, b in zip(*losses, strict=True))
 
 
 def work(pipe: Connection, device: str, slots: int) -> None:
