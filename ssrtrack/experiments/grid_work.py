@@ -99,7 +99,7 @@ def graph_off_by(model: str, device: str, steps: int = 20) -> float:
         if captured and not training.captured:
             raise TrainingError(f"no graph of a step of {model!r} can be captured on {device}: {training.why_not}")
         losses.append(training.history()[0])
-    return max(abs(a / b - 1.0) for a, b in zip(*losses, strict=True))
+    return float(max(abs(a / b - 1.0) for a, b in zip(*losses, strict=True)))
 
 
 def work(pipe: Connection, device: str, slots: int) -> None:
