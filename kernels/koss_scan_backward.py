@@ -149,7 +149,7 @@ def backward_kernel(
     """
     ch = tl.program_id(0) * CB + tl.arange(0, CB)
     n, inside = tl.arange(0, NP), within(ch, channels, EVEN)
-    _, batch, first, last, keep_at = span(offsets, steps, chunk, pieces, EVERY, VARLEN)
+    _row, batch, first, last, keep_at = span(offsets, steps, chunk, pieces, EVERY, VARLEN)
     tile = n[:, None] * channels + ch[None, :]
     on = (n < N)[:, None] & inside[None, :]
     piece = tl.cast(tl.program_id(1), tl.int64)

@@ -77,7 +77,7 @@ def scan_kernel(
     """
     ch = tl.program_id(0) * CB + tl.arange(0, CB)
     n, inside = tl.arange(0, NP), within(ch, channels, EVEN)
-    _, batch, first, last, keep_at = span(offsets, steps, chunk, pieces, EVERY, VARLEN)
+    _row, batch, first, last, keep_at = span(offsets, steps, chunk, pieces, EVERY, VARLEN)
     tile = n[:, None] * channels + ch[None, :]
     on = (n < N)[:, None] & inside[None, :]
     states = tl.cast(tl.program_id(1), tl.int64) * N * channels
@@ -141,7 +141,7 @@ def ends_kernel(
     """
     ch = tl.program_id(0) * CB + tl.arange(0, CB)
     n, inside = tl.arange(0, NP), within(ch, channels, EVEN)
-    _, batch, first, last, _ = span(offsets, steps, chunk, pieces, 1, False)
+    _row, batch, first, last, _kept = span(offsets, steps, chunk, pieces, 1, False)
     tile = n[:, None] * channels + ch[None, :]
     on = (n < N)[:, None] & inside[None, :]
     rate2 = tl.load(rate + tile, mask=on, other=0.0) * LOG2E
@@ -169,7 +169,7 @@ def ends_kernel(
         reads, writes = row_at(read, t0, read_t), row_at(write, t0, write_t)
         for u in tl.static_range(U):
             if REVERSE:
-                c, _ = both(reads, writes, U - 1 - u, last - t0, read_t, write_t, n, OP, N, NP)
+                c, _b = both(reads, writes, U - 1 - u, last - t0, read_t, write_t, n, OP, N, NP)
                 d, K = wide(ds[U - 1 - u]), wide(ks[U - 1 - u])
                 h = multiplied(OP, h + c * wide(gs[U - 1 - u]), rate2, d, K, c)
             else:

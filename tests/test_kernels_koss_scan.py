@@ -1,9 +1,12 @@
 """Scans with given gains: every backend against the float64 loops of the reference, forward, final state, gradients."""
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -209,6 +212,44 @@ def test_triton_interpreted_is_the_reference(name: str, monkeypatch: pytest.Monk
     case = CASES[name]
     monkeypatch.setattr(scans, "chunks_for", lambda *_: case.chunks)
     assert_near(scanned(case, "triton"), answer(case), NEAR[case.dtype])
+
+
+# The interpreter accepts more than the compiler does. Small blocks keep this short.
+COMPILE = """
+import re
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from ssrtrack.kernels import koss_scan_backward as b, koss_scan_forward as f
+
+WIDE = ("x", "delta", "gain", "slope", "gy", "y", "gx", "gdelta", "ggain", "gslope")
+FIXED = dict(N=5, NP=8, CB=32, U=2, L=2, EVERY=4, KEEP=True, SLOPE=True, LEAD=True, BLOCK=128, EVEN=False)
+
+def compiled(kernel, **constants):
+    constants = {n: v for n, v in (FIXED | constants).items() if n in kernel.arg_names}
+    whole = r"steps|channels|chunk|pieces|shift|total|size|.*_[bt]"
+    kinds = {n: "*bf16" if n in WIDE else "*i32" if n == "offsets" else "i32" if re.fullmatch(whole, n) else "*fp32"
+             for n in kernel.arg_names}
+    signature = {n: "constexpr" if n in constants else kind for n, kind in kinds.items()}
+    source = ASTSource(kernel, signature, constants)
+    triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1, "num_stages": 1})
+
+for code, way, varlen in ((0, 1, False), (2, 2, True), (5, 0, False)):
+    compiled(f.scan_kernel, OP=code, VARLEN=varlen)
+    compiled(b.backward_kernel, OP=code, VARLEN=varlen, WAY=way)
+for code, reverse in ((0, False), (5, True), (1, True), (4, False)):
+    compiled(f.ends_kernel, OP=code, REVERSE=reverse)
+compiled(f.link_kernel, REVERSE=True)
+"""
+
+
+def test_the_kernels_compile_for_a_card_where_there_is_none(tmp_path: Path) -> None:
+    pytest.importorskip("triton")
+    own = {"TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent)}
+    ran = subprocess.run(
+        [sys.executable, "-c", COMPILE], env=os.environ | own, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
 
 
 @pytest.mark.gpu
