@@ -25,6 +25,7 @@ PRECISIONS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 UNTIMED = ("rate", "w1", "b1", "w2", "start", "lead")
 LED = ("discrete", "kalman", "bucy")  # operators that read the lead τ
 COMPILED_FROM = 1 << 16  # inputs; below, numba would take longer to load than it saves
+COMPILED_STEPS = 8  # fewer come from a loop that runs online, which a compiler must not hold up
 
 
 def koss_closed_loop(
@@ -155,7 +156,7 @@ def _check_offsets(offsets: Tensor, sequences: int, shape: tuple[int, ...]) -> N
 def _choice(inputs: LoopInputs, form: LoopForm) -> str:
     if inputs.x.is_cuda:
         return "triton" if _triton_refusal(inputs, form) is None else "torch"
-    enough = inputs.x.numel() >= COMPILED_FROM
+    enough = inputs.x.numel() >= COMPILED_FROM and inputs.x.shape[1] >= COMPILED_STEPS
     return "numba" if enough and koss_cpu.refusal(inputs, form) is None else "torch"
 
 

@@ -248,6 +248,7 @@ def noted(run: Any, name: str, taken: list[str]) -> Any:
         (Case(T=8, B=128, C=64, S=4), "torch"),
         (Case("kalman", T=8, B=128, C=64), "torch"),
         (Case(T=8, B=4, C=64), "torch"),
+        (Case(T=1, B=1024, C=64), "torch"),
     ],
 )
 def test_what_a_cpu_takes(case: Case, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
