@@ -17,6 +17,7 @@ from ssrtrack.kernels.koss_scan_form import (
     ScanInputs,
     checked,
     chunks_for,
+    kept_every,
     pieces_for,
     readied,
     triton_refusal,
@@ -25,8 +26,6 @@ from ssrtrack.kernels.koss_scan_form import (
 Tensor = torch.Tensor
 BACKENDS = ("triton", "torch")
 CHANNELS_A_PROGRAM = 32
-# States are kept for the gradient every so many steps: 4 N / 16 bytes for each step and channel.
-KEPT_EVERY = 16
 
 
 def koss_scan(
@@ -127,13 +126,13 @@ def _chosen(inputs: ScanInputs, backend: str | None) -> str:
 def _pieces(inputs: ScanInputs, operator: str) -> Pieces:
     batch, steps, channels = inputs.x.shape
     if inputs.offsets is not None:
-        return pieces_for(inputs.offsets.numel() - 1, steps, 1, KEPT_EVERY, packed=True)
+        return pieces_for(inputs.offsets.numel() - 1, steps, 1, kept_every(inputs.rate.shape[0]), packed=True)
     processors = 132
     if inputs.x.is_cuda:
         processors = torch.cuda.get_device_properties(inputs.x.device).multi_processor_count
     programs = batch * -(-channels // CHANNELS_A_PROGRAM)
     chunks = 1 if operator == "kalman" else chunks_for(programs, steps, processors)
-    return pieces_for(batch, steps, chunks, KEPT_EVERY)
+    return pieces_for(batch, steps, chunks, kept_every(inputs.rate.shape[0]))
 
 
 def _run(inputs: ScanInputs, operator: str, *, keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

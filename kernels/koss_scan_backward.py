@@ -2,8 +2,8 @@
 
 States come from those kept every EVERY steps: a group of EVERY steps is run forward once more, in blocks of L. The
 blocks' first states go through a scratch of the program's own (it stays in the second-level cache), and those inside
-the block at hand stay in registers. So a step costs 4 N / EVERY bytes of memory for each channel and, with L = 4 and
-EVERY = 16, 1.75 forward steps.
+the block at hand stay in registers. So a step costs 4 N / EVERY bytes of memory for each channel, and 2 − L / EVERY
+forward steps.
 
 ∂L/∂c and ∂L/∂b are sums over channels, which lie across the threads. A program writes its sum over CB channels, and
 those are added afterwards, always in the same order: no atomics.
@@ -38,9 +38,9 @@ from ssrtrack.kernels.koss_scan_rows import (
 )
 
 Tensor = torch.Tensor
-# Steps whose states a block keeps in registers.
-BLOCK_STEPS = {"neumann": 2, "bucy": 2}
-BLOCK_STEPS_ELSE = 4
+# States that a thread keeps in registers, fewer where an operator needs more of its own.
+STATES_KEPT = {"neumann": 32, "bucy": 32}
+STATES_KEPT_ELSE = 64
 SHUFFLE, ROUNDED, SPLIT = (tl.constexpr(i) for i in range(3))  # ways to add over channels, see `over_channels`
 COLUMNS = tl.constexpr(8)  # of ones, the fewest that tensor cores take
 
@@ -256,7 +256,7 @@ def backward(
     gy = gy if gy.stride(2) == 1 else gy.contiguous()
     given |= {"gy": gy, "gy_b": gy.stride(0), "gy_t": gy.stride(1)}
     grid, sizes = cut(pieces, channels)
-    block = BLOCK_STEPS.get(operator, BLOCK_STEPS_ELSE)
+    block = block_steps(operator, given["NP"], pieces.every)
     carries = g_final.float().contiguous()
     if product is not None:
         carries = linked(carries, product, _ends(pieces, channels, given), pieces, reverse=True)
@@ -285,6 +285,11 @@ def backward(
         grate.sum((0, 1)), gstart[:, 0], None if slope is None else gslope,
         None if lead is None else glead.sum(0), None,
     )  # fmt: skip
+
+
+def block_steps(operator: str, states: int, every: int) -> int:
+    """Steps L of a block: as many as keep their states in registers, 2 to 8."""
+    return min(max(STATES_KEPT.get(operator, STATES_KEPT_ELSE) // states, 2), 8, every)
 
 
 def way_to_add(inputs: ScanInputs) -> int:

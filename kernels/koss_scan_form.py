@@ -76,6 +76,11 @@ def chunks_for(programs: int, steps: int, processors: int) -> int:
     return chunks if chunks >= 3 else 1
 
 
+def kept_every(states: int) -> int:
+    """Steps between the states kept for the gradient, which so cost 4 bytes at most for each step and channel."""
+    return 16 if states > 8 else 8
+
+
 def pieces_for(sequences: int, steps: int, chunks: int, every: int, *, packed: bool = False) -> Pieces:
     """At most `chunks` equal chunks, as long as a multiple of `every`: kept states then stand at their starts."""
     chunk = math.ceil(math.ceil(steps / chunks) / every) * every

@@ -190,12 +190,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     from ssrtrack.kernels import koss_scan_backward, koss_scan_forward
 
-    for module, name in ((koss_scan_forward, "UNROLL"), (koss_scan_backward, "BLOCK_STEPS")):
-        monkeypatch.setattr(module, name, {})
-        monkeypatch.setattr(module, f"{name}_ELSE", 2)
+    monkeypatch.setattr(koss_scan_forward, "UNROLL", {})
+    monkeypatch.setattr(koss_scan_forward, "UNROLL_ELSE", 2)
+    monkeypatch.setattr(koss_scan_backward, "block_steps", lambda *_: 2)
     monkeypatch.setattr(koss_scan_forward, "ENDS_UNROLL", 2)
     monkeypatch.setattr(koss_scan_backward, "ENDS_UNROLL", 2)
-    monkeypatch.setattr(scans, "KEPT_EVERY", 4)
+    monkeypatch.setattr(scans, "kept_every", lambda _: 4)
 
 
 @pytest.mark.parametrize("name", CASES)
