@@ -14,8 +14,8 @@ from ssrtrack.experiments import gain_convergence, koss_precision, sdu_response
 from ssrtrack.experiments.evidence import main
 from ssrtrack.kernels.koss_form import LoopForm
 from ssrtrack.kernels.koss_operators import innovation_gain
-from ssrtrack.models.koss import KossLayer
-from ssrtrack.models.koss_trace import trace, trace_loop
+from ssrtrack.models.koss import KossBlock, KossLayer
+from ssrtrack.models.koss_trace import look_inside, trace, trace_loop
 from ssrtrack.report.figures_koss import save
 
 Tensor = torch.Tensor
@@ -88,12 +88,24 @@ def test_innovation_is_what_the_state_did_not_predict() -> None:
         inside = trace(layer, x, gap)
         decay = torch.exp(inside.delta[1:, :, None] * -layer.log_rate.exp())
         predicted = (inside.read[1:, :, :, None] * decay * inside.state[:-1]).sum(2)
-        gain = innovation_gain(
-            inside.innovation, layer.loop_inputs(x, gap)[0].bias.transpose(0, 1), layer.gain.w1, layer.gain.b1,
-            layer.gain.w2,
-        )  # fmt: skip
+        gain = innovation_gain(inside.innovation, inside.logit, layer.gain.w1, layer.gain.b1, layer.gain.w2)
     assert (x[1:] - predicted - inside.innovation[1:]).abs().max() < 1e-12
     assert (gain - inside.gain).abs().max() < 1e-12
+
+
+def test_look_inside_finds_every_layer_and_changes_nothing() -> None:
+    torch.manual_seed(1)
+    block = KossBlock(16)
+    x, gap, valid = inputs()
+    y, after = block(x, gap, valid)
+    (again, _), layers = look_inside(block, x, gap, valid)
+    assert torch.equal(again, y) and not again.requires_grad and list(layers) == ["koss"]
+    assert (layers["koss"].state[-1] - after.koss.scan).abs().max() < 1e-5
+    assert not block.koss._forward_pre_hooks
+    with pytest.raises(EstimatorError, match="ran no KossLayer"):
+        look_inside(torch.nn.Linear(16, 2), x)
+    with pytest.raises(EstimatorError, match="koss was given lengths"):
+        look_inside(block, x, gap, lengths=torch.tensor([3, 37, 0]))
 
 
 def test_what_cannot_be_traced_is_refused() -> None:

@@ -6,8 +6,10 @@ and runs anywhere; autograd records it. For pictures and studies, not for traini
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from ssrtrack.errors import EstimatorError
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
@@ -37,12 +39,13 @@ class KossTrace:
     """Every step of B sequences in a layer, time first as the layer's own tensors.
 
     innovation e = x − C h⁻ (T, B, D), which where x is missing only says what was predicted (e = −C h⁻); gain K
-    (T, B, D), 0 where x is missing; read-out c (T, B, N); step Δ (T, B, D); state h (T, B, N, D) after the step;
-    output y (T, B, D), the layer's own, skip included.
+    (T, B, D), 0 where x is missing, and its logit without φ, z (T, B, D); read-out c (T, B, N); step Δ (T, B, D); state
+    h (T, B, N, D) after the step; output y (T, B, D), the layer's own, skip included.
     """
 
     innovation: Tensor
     gain: Tensor
+    logit: Tensor
     read: Tensor
     delta: Tensor
     state: Tensor
@@ -74,11 +77,42 @@ def trace(
     x = x if valid is None else torch.where(valid[..., None], x, 0.0)
     inputs, _ = layer.loop_inputs(x, gap, valid, state)
     inside = trace_loop(inputs, layer.form)
-    e, K, c, delta, h, y = (
-        v.transpose(0, 1)
-        for v in (inside.innovation, inside.gain, inputs.read, inputs.delta, inside.state, inside.output)
-    )
-    return KossTrace(e, K, c, delta, h, y + layer.skip * inputs.x.transpose(0, 1))
+    told = inputs.bias, inputs.read, inputs.delta
+    parts = (inside.innovation, inside.gain, *told, inside.state, inside.output + layer.skip * inputs.x)
+    return KossTrace(*(v.transpose(0, 1) for v in parts))
+
+
+def look_inside(network: nn.Module, *arguments: Any, **more: Any) -> tuple[Any, dict[str, KossTrace]]:
+    """What `network` gives for these arguments, and a trace of every `KossLayer` in it by the layer's name.
+
+    A layer that runs several times is traced at its last run. No gradients.
+
+    Raises:
+        EstimatorError: there is no such layer, one that `trace` refuses, or one with sequences of unequal length.
+    """
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, KossLayer)}
+    calls: dict[str, tuple[Any, dict[str, Any]]] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+            calls[name] = given, {key: value for key, value in named.items() if value is not None}
+
+        return hook
+
+    hooks = [layer.register_forward_pre_hook(note(name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        with torch.no_grad():
+            out = network(*arguments, **more)
+            for name, (_, named) in calls.items():
+                if unequal := {"lengths", "offsets"} & named.keys():
+                    raise EstimatorError(f"{name} was given {unequal.pop()}; look at sequences of equal length")
+            found = {name: trace(layers[name], *given, **named) for name, (given, named) in calls.items()}
+    finally:
+        for one in hooks:
+            one.remove()
+    if not found:
+        raise EstimatorError(f"{type(network).__name__} ran no KossLayer: there is nothing to look into")
+    return out, found
 
 
 def trace_loop(inputs: LoopInputs, form: LoopForm, gain: Gain = innovation_gain) -> LoopTrace:
