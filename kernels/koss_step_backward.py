@@ -221,7 +221,7 @@ def backward_kernel(
                 carried = tl.where(live, carried, carry[n])
             new = new + (carried,)
             columns_sum = tl.where(lanes == n, tl.sum(g_column, 1)[:, None], columns_sum)
-        tl.store(read_place + t64 * N, columns_sum, mask=live & (lanes < N))
+        tl.store(read_place + t64 * N, columns_sum.to(g_read.dtype.element_ty), mask=live & (lanes < N))
         carry = new
         g_rate = sums
         if OP == DISCRETE or OP == KALMAN:
@@ -296,9 +296,10 @@ def backward(
     tokens = x.shape[0] * x.shape[1]
     sloped, led = inputs.slope is not None, inputs.slope is not None and inputs.lead is not None
     programs = triton.cdiv(batch, tuning.rows)
+    read = inputs.read if inputs.read.stride(-1) == 1 else inputs.read.contiguous()
     gx, g_delta, g_bias = like(x), like(inputs.delta), like(inputs.bias)
     g_slope = like(inputs.slope) if inputs.slope is not None else gx
-    g_read = x.new_empty((heads, tokens, states), dtype=torch.float32)
+    g_read = x.new_empty((heads, tokens, states), dtype=read.dtype if heads == 1 else torch.float32)
     g_start = start.new_empty(start.shape, dtype=torch.float32)
     g_shared = x.new_zeros if not tokens or not batch else x.new_empty
     shared = g_shared((programs, states + 1, width), dtype=torch.float32)
@@ -306,7 +307,6 @@ def backward(
     g_logit = x.new_empty((tokens, width), dtype=products)
     selected = torch.empty_like(g_logit)
     slope = inputs.slope if inputs.slope is not None else x
-    read = inputs.read if inputs.read.stride(-1) == 1 else inputs.read.contiguous()
     gy = gy if gy.stride(-1) == 1 else gy.contiguous()
     if tokens and batch:
         backward_kernel[(programs, heads)](
