@@ -146,15 +146,22 @@ def errors(steps: int = STEPS, block: int = BLOCK) -> dict[tuple[str, float, int
                 for way in WAYS:
                     found[way, norm, segment] = by_block(outputs(inputs, form, way), exact, block)
                 if torch.cuda.is_available():
-                    found["kernel, bf16", norm, segment] = by_block(on_cuda(inputs, form), exact, block)
+                    for way, dtype in KERNELS.items():
+                        found[way, norm, segment] = by_block(on_cuda(inputs, form, dtype), exact, block)
     return found
 
 
-def on_cuda(inputs: LoopInputs, form: LoopForm) -> Tensor:
-    """y of the kernels on a CUDA device: bfloat16 x, Δ, c, z, all else float32."""
+def on_cuda(inputs: LoopInputs, form: LoopForm, dtype: torch.dtype) -> Tensor:
+    """y of the kernels on a CUDA device, from x, Δ, c and z in `dtype` and all else in float32.
+
+    Their gains' products take bfloat16 operands where x is bfloat16, else float32 (three TF32 products each).
+    """
     given = cast(inputs, torch.float32)
-    halved = {name: getattr(given, name).to(torch.bfloat16) for name in ROUNDED}
-    return koss_closed_loop(moved(given._replace(**halved), "cuda"), form)[0].cpu().double()
+    told = given._replace(**{name: getattr(given, name).to(dtype) for name in ROUNDED})
+    return koss_closed_loop(moved(told, "cuda"), form)[0].cpu().double()
+
+
+KERNELS = {"kernel, float32": torch.float32, "kernel, bf16 gain and inputs": torch.bfloat16}
 
 
 def gradient_norms(

@@ -61,8 +61,9 @@ def convergence_figure(
                 upper[0, i].plot(time_s, K[:, i], **look, label=f"P(0) = {name}")
             upper[0, i].axhline(steady[i], color=INK, linewidth=0.8)
             upper[0, i].set(title=f"Riccati flow: gain of state {i + 1}", xlabel="t, s", ylabel=f"K, component {i + 1}")
-            upper[0, i].annotate(f"K∞ = {steady[i]:.5f}", (1.0, steady[i]), (0, 4), xycoords=("axes fraction", "data"),
-                                 textcoords="offset points", ha="right", color=MUTED)  # fmt: skip
+            where = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
+            limit = f"K∞ = {steady[i]:.5f}".replace("-", "−")
+            upper[0, i].annotate(limit, (1.0, steady[i]), (0, 4), color=MUTED, **where)
         upper[0, 0].legend(fontsize=7)
         for name, look, far in _looked(distance):
             upper[0, 2].plot(time_s, np.maximum(far, LEAST), **look, label=name)
@@ -79,11 +80,12 @@ def _learned(axes: Sequence[Axes], kalman: Array, spread: tuple[Array, Array, Ar
     shown = [0, len(wanted) // 2, len(wanted) - 1]
     for colour, d in zip(COLOURS, shown, strict=False):
         axes[0].plot(steps, kalman[:, d], color=INK, linestyle=DASHES[1], linewidth=1.1)
-        axes[0].plot(steps, median[:, d], color=colour, label=f"channel with K∞ = {wanted[d]:.1f}")
+        axes[0].plot(steps, median[:, d], color=colour)
+        axes[0].annotate(f"K∞ = {wanted[d]:.1f}", (1.0, median[-1, d]), (0, -11), xycoords=("axes fraction", "data"),
+                         textcoords="offset points", ha="right", color=colour, fontsize=8)  # fmt: skip
         axes[0].fill_between(steps, low[:, d], high[:, d], color=colour, alpha=0.2, linewidth=0)
     axes[0].set(title="Learned gain (dashed: Kalman)", xlabel="step", ylabel="κ = K c", ylim=(0, 1))
     _powers_of_ten(axes[0], "x")
-    axes[0].legend(fontsize=7)
     axes[1].plot([0, 1], [0, 1], color=INK, linewidth=0.8)
     found = np.array([np.median(v[half], 0) for v in (low, median, high)])
     error = np.maximum(np.array([found[1] - found[0], found[2] - found[1]]), 0.0)
@@ -92,7 +94,7 @@ def _learned(axes: Sequence[Axes], kalman: Array, spread: tuple[Array, Array, Ar
     axes[1].set(xlim=(0, 1), ylim=(0, 1))
     axes[2].plot(steps, np.abs(median - wanted).mean(1), color=COLOURS[0], label="learned")
     axes[2].plot(steps, np.abs(kalman - wanted).mean(1), color=INK, linestyle=DASHES[1], label="Kalman")
-    axes[2].set(title="Distance from K∞, mean of channels", xlabel="step", ylabel="|κ − K∞|", ylim=(1e-3, 1.0))
+    axes[2].set(title="Mean distance from K∞", xlabel="step", ylabel="|κ − K∞|", ylim=(1e-3, 1.0))
     _powers_of_ten(axes[2], "x", "y")
     axes[2].legend(fontsize=7)
 
@@ -144,7 +146,7 @@ def precision_figure(
             row[0].set_ylabel("relative error of y")
             _gradients(row[-1], {f"ρ = {norm:g}": g for (norm, s), g in gradient.items() if s == segment})
             row[-1].set_title(f"‖∂y_L/∂h_0‖, S = {segment}")
-        axes[0, 0].legend(fontsize=7, loc="center right")
+        axes[0, 0].legend(fontsize=7, loc="center right", bbox_to_anchor=(1.0, 0.4))
 
     return drawn(6.0, paint)
 
@@ -158,7 +160,7 @@ def _gradients(axes: Axes, norms: Curves) -> None:
         axes.plot(steps, np.exp(np.log(some).mean(1)), **look, label=name)
     axes.set(xlabel="L", ylim=(1e-12, 1e12))
     _powers_of_ten(axes, "y")
-    axes.legend(fontsize=7, loc="center right")
+    axes.legend(fontsize=7, loc="lower left")
 
 
 def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
