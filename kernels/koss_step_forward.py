@@ -256,12 +256,16 @@ def forward(inputs: LoopInputs, form: LoopForm, keep: bool, tuning: Tuning | Non
 
 
 def supported(inputs: LoopInputs, form: LoopForm) -> bool:
-    """Whether the kernels take these: S = 1, heads of 16 to 128 channels, N ≤ 16, no float64, channels side by side."""
+    """Whether the kernels take these: S = 1, heads of 16 to 128 channels, N ≤ 16, no float64, channels side by side.
+
+    Float32 heads end at 64 channels: their products need each weight in two parts, 256 KB at 128 channels, which is
+    more than a multiprocessor's shared memory.
+    """
     tensors = [part for part in inputs[:11] if part is not None]
     wide = [part for part in (inputs.x, inputs.delta, inputs.bias, inputs.slope) if part is not None]
     return (
         form.segment == 1
-        and inputs.b1.shape[1] in WIDTHS
+        and inputs.b1.shape[1] in (WIDTHS if inputs.x.dtype == torch.bfloat16 else WIDTHS[:-1])
         and inputs.start.shape[1] <= STATES
         and all(part.dtype in (torch.float32, torch.bfloat16, torch.float16) for part in tensors)
         and all(part.stride(-1) == 1 for part in wide)
