@@ -20,6 +20,8 @@ EXACT = tl.constexpr(3)
 BUCY = tl.constexpr(4)
 CODES = {"discrete": 0, "neumann": 1, "kalman": 2, "exact": 3, "bucy": 4}
 
+# The interpreter knows no machine instructions.
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 # Below this |z| both series are exact to float32's last digit, above it both quotients lose less than three bits.
@@ -49,17 +51,26 @@ def phi1_slope(z, ez, f):
 
 
 @triton.jit
+def reciprocal(x):
+    """1/x for x ≥ 1 in one instruction; a division also looks after tiny x, seven instructions each."""
+    if INTERPRETED:
+        return 1.0 / x
+    else:
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, True, 1)
+
+
+@triton.jit
 def saturation(e):
     """s = e²/(1 + e²) and 1/(1 + e²), from which ds/de = 2 e/(1 + e²)²."""
     square = tl.minimum(e * e, LARGE)
-    rest = 1.0 / (1.0 + square)
+    rest = reciprocal(1.0 + square)
     return square * rest, rest
 
 
 @triton.jit
 def saturation_slope(e, rest):
-    """ds/de from e and the `rest` of `saturation`; 0 where e² is beyond LARGE."""
-    return 2.0 * tl.minimum(tl.maximum(e, -LARGE), LARGE) * rest * rest
+    """ds/de from e and the `rest` of `saturation`; as good as 0 where e² is beyond LARGE."""
+    return e * rest * (2.0 * rest)
 
 
 @triton.jit
@@ -71,7 +82,7 @@ def gain(OP: tl.constexpr, z):
         # log1p that keeps t's own digits: what rounding took from u − 1 it took from log u too.
         log1p = tl.where(u == 1.0, t, LN2 * tl.log2(u) * (t / tl.where(u == 1.0, 1.0, u - 1.0)))
         return tl.maximum(z, 0.0) + log1p
-    return 1.0 / (1.0 + tl.exp2(z * -LOG2E))
+    return reciprocal(1.0 + tl.exp2(z * -LOG2E))
 
 
 @triton.jit
@@ -97,16 +108,16 @@ def drive(OP: tl.constexpr, x, slope, lead):
 def advance(OP: tl.constexpr, h, p, A, delta, K, c, x, slope, v):
     """One state after a step: h before it, p = e^{ΔA} h, v from `drive` (`kalman`: the residual).
 
-    discrete (1 − κ) p + K v;  kalman p + κ r;  exact p + K ẋ;  with φ1 and κ = K c:
+    discrete (1 − κ) p + K v;  kalman p + κ r;  exact p + K (x − E (x − ẋ)), E = e^{ΔA};  with φ1, κ = K c:
     neumann e^z h + φ1 K (ẋ − (1 − κ) Δ A x), z = Δ (1 − κ²) A;  bucy e^z h + φ1 K (Δ x + τ ẋ), z = Δ (A − κ).
     """
     kappa = K * c
     if OP == DISCRETE:
-        return (p - kappa * p) + K * v
+        return (1.0 - kappa) * p + K * v
     elif OP == KALMAN:
         return p + kappa * v
     elif OP == EXACT:
-        return p + K * slope
+        return p + K * (x - tl.exp2(delta * (A * LOG2E)) * (x - slope))
     elif OP == NEUMANN:
         z = delta * A * (1.0 - kappa * kappa)
         ez = tl.exp2(z * LOG2E)
@@ -138,8 +149,8 @@ def retreat(
     gr = Σ_n G K c over the states is for `kalman` alone. Returns (carry, q, gK, gc, gx, gslope, gv, gdelta):
     carry = ∂L/∂h;  q = ∂L/∂(ΔA), so that the caller adds q A to Δ's gradient and q Δ to A's;  gv to what `drive` gave
     (`kalman`: gv = G K c, whose sum over the states is gr);  gdelta what `bucy`'s Δ gets beside q A.
-    Zero for every operator but those named:  gx neumann, bucy;  gslope exact, neumann;  gdelta bucy;  gv not exact,
-    not neumann;  gc not exact.
+    Zero for every operator but those named:  gx exact, neumann, bucy;  gslope exact, neumann;  gdelta bucy;  gv not
+    exact, not neumann;  gc not exact.
     """
     kappa = K * c
     zero = tl.zeros_like(G)
@@ -151,7 +162,9 @@ def retreat(
         gp = G - c * gr
         return gp * E, gp * p, G * c * v, G * K * v - gr * p, zero, zero, G * kappa, zero
     elif OP == EXACT:
-        return G * E, G * p, G * slope, zero, zero, G * K, zero, zero
+        left = E * (x - slope)
+        gu = G * K
+        return G * E, G * (p - K * left), G * (x - left), zero, gu * (1.0 - E), gu * E, zero, zero
     elif OP == NEUMANN:
         step, rest = delta * A, 1.0 - kappa
         z = step * (1.0 - kappa * kappa)

@@ -10,7 +10,7 @@ pass by pass, the last one first (λ = ∂L/∂h after the segment):
               the first one runs Q_t = dp_t + E_{t+1} Q_{t+1} back to λ of the segment before
 
 Each stage reads its inputs again and computes its states again: registers, not arithmetic, are what it runs out of. The
-store between two stages keeps the compiler from finding that it has seen both before.
+barrier between two stages keeps the compiler from finding that it has seen both before.
 """
 
 import torch
@@ -51,7 +51,8 @@ def over_channels(
     """M tiles [G·C, NS] → [NS, M] (one sequence) or [G, M], summed over a sequence's channels."""
     if G == 1:
         return tl.sum(pile(tiles, NS, C, M, LOGM), 0)
-    return tl.sum(tl.reshape(pile(tiles, 1, G * C, M, LOGM), [G, C, M]), 1)
+    else:
+        return tl.sum(tl.reshape(pile(tiles, 1, G * C, M, LOGM), [G, C, M]), 1)
 
 
 @triton.jit
@@ -103,7 +104,7 @@ def states_back(
             else:
                 d_K += b_K
                 d_delta += b_delta
-                if OP == NEUMANN or OP == BUCY:
+                if OP == NEUMANN or OP == BUCY or OP == EXACT:
                     d_x += b_x
                 if OP == NEUMANN or OP == EXACT:
                     d_slope += b_slope
@@ -187,7 +188,8 @@ def _backward(
     lam = load_states(GFINAL + b * hb + channel, hn, inside, NI, NS)
     g_rate = zeros(NI, PC, NS)
     g_w1, g_w2 = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)
-    g_b1, g_lead = tl.zeros([C], tl.float32), tl.zeros([PC], tl.float32)
+    # Summed over their rows once, at the end: a sum over threads is an exchange.
+    g_hidden, g_lead = tl.zeros([P * G, C], tl.float32), tl.zeros([PC, P], tl.float32)
     pad = zeros(P - S, PC, NS)
     count = tl.cdiv(tl.max(length, 0), S)
     for back in range(0, count):
@@ -212,7 +214,7 @@ def _backward(
             s, _ = saturation(e)
             hidden = hidden_layer(s, w1, b1, DOT)
             K_tile = gain(OP, tl.dot(operand(hidden, w2), w2, input_precision=DOT) + z)
-            es, hiddens, gains = es + (e,), hiddens + (hidden,), gains + (K_tile,)
+            es, hiddens, gains = es + (e,), hiddens + (operand(hidden, w2),), gains + (K_tile,)
             if j < J:
                 x, K = unstack(x_tile, PC, P, LOGP), unstack(by_pair(K_tile, G, C, P), PC, P, LOGP)
                 slope = load_slope(s_now, st, left, HAS_SLOPE, PC, P, LOGP)
@@ -227,12 +229,12 @@ def _backward(
         source = zeros(1, PC, NS)
         carry = lam
         lam = zeros(NI, PC, NS)
-        gz_sum = tl.zeros([PC, P], tl.float32)
+        gz_sum = tl.zeros([P * G, C], tl.float32)
         gx_sum, g_delta_sum = tl.zeros([PC, P], tl.float32), tl.zeros([PC, P], tl.float32)
         g_slope_sum = tl.zeros([PC, P], tl.float32)
         gc_sum = ()
         for j in tl.static_range(J, -1, -1):
-            store_tile(GBIAS + out + ahead * ot, ot, left, gz_sum, P)
+            tl.debug_barrier()
             h = load_states(h_at, C, at < length, NI, NS)
             x = unstack(load_tile(x_now, xt, left, 0.0, P), PC, P, LOGP)
             delta = unstack(load_tile(d_now, dt, left, 0.0, P), PC, P, LOGP)
@@ -246,18 +248,20 @@ def _backward(
                 S, NI, NS, EVEN, G, C, BLOCK, LOGM,
             )  # fmt: skip
             gz = by_row(stack(gK + pad, NS, PC, P, LOGP), G, C, P) * gain_slope(OP, gains[j])
-            gz_sum += by_pair(gz, G, C, P)
+            gz_sum += gz
+            if j == 0:
+                store_tile(GBIAS + out + ahead * ot, ot, left, by_pair(gz_sum, G, C, P), P)
             gz = operand(gz, w2)
             s, rest = saturation(es[j])
             d_hidden = tl.dot(gz, tl.trans(w2), input_precision=DOT)
             d_hidden = operand(tl.where(hiddens[j] > 0.0, d_hidden, 0.0), w1)
-            g_w2 += tl.dot(tl.trans(operand(hiddens[j], w2)), gz, input_precision=DOT)
+            g_w2 += tl.dot(tl.trans(hiddens[j]), gz, input_precision=DOT)
             g_w1 += tl.dot(tl.trans(operand(s, w1)), d_hidden, input_precision=DOT)
-            g_b1 += tl.sum(d_hidden.to(tl.float32), 0)
+            g_hidden += d_hidden.to(tl.float32)
             de_tile = tl.dot(d_hidden, tl.trans(w1), input_precision=DOT) * saturation_slope(es[j], rest)
             de_tile = by_pair(de_tile, G, C, P)
             gx_sum += de_tile
-            if OP == NEUMANN or OP == BUCY:
+            if OP == NEUMANN or OP == BUCY or OP == EXACT:
                 gx_sum += stack(gx + pad, NS, PC, P, LOGP)
             if OP == NEUMANN or OP == EXACT:
                 g_slope_sum += stack(g_slope + pad, NS, PC, P, LOGP)
@@ -267,9 +271,13 @@ def _backward(
                     gx_sum += v_tile
                 if HAS_LEAD:
                     g_slope_sum += lead * v_tile
-                    g_lead += tl.sum(v_tile * load_tile(s_now, st, left, 0.0, P), 1)
-            if INNOVATE:
+                    g_lead += v_tile * load_tile(s_now, st, left, 0.0, P)
+            if j == 0:
                 store_tile(GX + out + ahead * ot, ot, left, gx_sum, P)
+                if HAS_SLOPE:
+                    store_tile(GSLOPE + out + ahead * ot, ot, left, g_slope_sum, P)
+            if INNOVATE:
+                tl.debug_barrier()
                 h = load_states(h_at, C, at < length, NI, NS)
                 delta = unstack(load_tile(d_now, dt, left, 0.0, P), PC, P, LOGP)
                 c = load_read(c_now, ct, left_read, G, C, NI, NS, S, LOG, EVEN)
@@ -304,11 +312,7 @@ def _backward(
                 summed = summed + ((gc[k] if j == J else gc_sum[k] + gc[k]),)
             gc_sum = summed
 
-        store_tile(GX + out + ahead * ot, ot, left, gx_sum, P)
         store_tile(GDELTA + out + ahead * ot, ot, left, g_delta_sum, P)
-        store_tile(GBIAS + out + ahead * ot, ot, left, gz_sum, P)
-        if HAS_SLOPE:
-            store_tile(GSLOPE + out + ahead * ot, ot, left, g_slope_sum, P)
         for k in tl.static_range(S // BLOCK):
             place = tl.arange(0, BLOCK * EVEN)[None, :]
             t, i = k * BLOCK + place // EVEN, place % EVEN
@@ -322,9 +326,9 @@ def _backward(
     program = tl.program_id(0).to(tl.int64)
     tl.store(GW1 + program * C * C + square, g_w1)
     tl.store(GW2 + program * C * C + square, g_w2)
-    tl.store(GB1 + program * C + tl.arange(0, C), g_b1)
+    tl.store(GB1 + program * C + tl.arange(0, C), tl.sum(g_hidden, 0))
     if HAS_LEAD:
-        tl.store(GLEAD + b * H * C + channel, g_lead, mask=inside)
+        tl.store(GLEAD + b * H * C + channel, tl.sum(g_lead, 1), mask=inside)
 
 
 def tiling_back(size: Shape) -> Tiling:

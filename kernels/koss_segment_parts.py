@@ -51,7 +51,8 @@ def load_slope(
     """ẋ as columns, zeros where there is none."""
     if HAS_SLOPE:
         return unstack(load_tile(pointer, stride, left, 0.0, P), PC, P, LOGP)
-    return zeros(P, PC, 1)
+    else:
+        return zeros(P, PC, 1)
 
 
 @triton.jit
