@@ -130,7 +130,7 @@ def _check(inputs: LoopInputs, form: LoopForm) -> None:
 
 def _check_slope(inputs: LoopInputs, form: LoopForm) -> None:
     if inputs.slope is None and form.operator == "exact":
-        raise ValueError("the operator exact writes K (x_t − x_{t−1}): give that difference as slope")
+        raise ValueError("the operator exact looks back at x_{t−1}: give x_t − x_{t−1} as slope")
     if inputs.lead is not None and inputs.slope is None:
         raise ValueError("lead weighs the slope, and there is none: give a slope, or lead = None")
     if inputs.lead is not None and form.operator not in LED:

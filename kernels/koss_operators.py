@@ -74,13 +74,15 @@ def kalman_operators(
     """a and u (…, N, D) of h_t = a_t h_{t−1} + u_t, for the diagonal operators. κ = K c, v = x + τ ẋ.
 
     discrete  a = (1 − κ) e^{ΔA}             u = K v                      |a| ≤ 1 for 0 ≤ κ ≤ 1 (up to 1 + e^{Δ|A|})
-    exact     a = e^{ΔA}                     u = K (x_t − x_{t−1})        |a| ≤ 1 for every gain
+    exact     a = e^{ΔA}                     u = K (x − e^{ΔA} (x − ẋ))   |a| ≤ 1 for every gain
     neumann   a = e^z, z = Δ (1 − κ²) A      u = φ1(z) K (ẋ − (1 − κ) Δ A x)      |a| ≤ 1 if and only if |κ| ≤ 1
     bucy      a = e^z, z = Δ (A − κ)         u = φ1(z) K (Δ x + τ ẋ)      |a| ≤ 1 for κ ≥ A, so for every κ ≥ 0
 
     `neumann` is the published A_K = (A − KCA)(I + KC), B_K = −(A − KCA) K, + K x′ with elementwise products, over a
-    step of length Δ in which x is held; `exact` its limit without truncation, A_K = (I − KC) A (I − KC)⁻¹; `discrete`
-    the discrete Kalman filter's own recursion; `bucy` the Kalman–Bucy filter.
+    step of length Δ in which x is held; `exact` does not truncate: A_K = (I − KC) A (I − KC)⁻¹, elementwise A,
+    and B_K = −A K. With ẋ = x_t − x_{t−1} it is h = g + K x, g = e^{ΔA} (g − (K_t − K_{t−1}) x_{t−1}), which remembers
+    how the gain moved and nothing of the input itself. `discrete` is the discrete Kalman filter's own recursion, `bucy`
+    the Kalman–Bucy filter.
     K = 0 is pure prediction, a = e^{ΔA} and u = 0, with all of them.
 
     Args:
@@ -96,10 +98,11 @@ def kalman_operators(
         raise ValueError(f"operator {operator!r} has no diagonal form; those that have one: {', '.join(DIAGONAL)}")
     if operator in ("discrete", "exact"):
         E = transition(delta, rate) if E is None else E
-        written = led(x, slope, lead) if operator == "discrete" else slope
-        u = torch.zeros_like(x) if written is None else K * written
-        a = E if operator == "exact" else (1.0 - K[..., None, :] * c[..., None]) * E
-        return a, u[..., None, :].expand(a.shape)
+        if operator == "exact":
+            last = x if slope is None else x - slope
+            return E, K[..., None, :] * torch.addcmul(x[..., None, :], E, last[..., None, :], value=-1.0)
+        a = (1.0 - K[..., None, :] * c[..., None]) * E
+        return a, (K * led(x, slope, lead))[..., None, :].expand(a.shape)
     kappa = K[..., None, :] * c[..., None]
     if operator == "neumann":
         rise = delta[..., None, :] * rate

@@ -48,7 +48,7 @@ def koss_scan(
 
         discrete  h = (1 − κ) e^{ΔA} h + K v
         kalman    h = h⁻ + K c (v − c·h⁻), h⁻ = e^{ΔA} h
-        exact     h = e^{ΔA} h + K ẋ, ẋ = x_t − x_{t−1}
+        exact     h = e^{ΔA} (h − K x_{t−1}) + K x_t, x_{t−1} = x − ẋ
         neumann   h = e^z h + φ1(z) K (ẋ − (1 − κ) Δ A x), z = Δ (1 − κ²) A
         bucy      h = e^z h + φ1(z) K (Δ x + τ ẋ), z = Δ (A − κ)
 

@@ -10,8 +10,8 @@ those are added afterwards, always in the same order: no atomics.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
-# ruff: noqa: RUF005
-# What Triton compiles has types of its own, and knows no unpacking.
+# ruff: noqa: RUF005, SIM109
+# What Triton compiles has types of its own, and knows neither unpacking nor `in`.
 
 from typing import Any
 
@@ -86,9 +86,7 @@ def retreated(OP: tl.constexpr, SLOPE: tl.constexpr, carry, h, gy, rate2, x, del
         if OP == KALMAN:
             gv = gr
             gx, gslope = gv, lead * gv
-        elif OP == EXACT:
-            gslope = tl.sum(gslopes, 0)[None, :]
-        elif OP == NEUMANN:
+        elif OP == EXACT or OP == NEUMANN:
             gx, gslope = tl.sum(gxs, 0)[None, :], tl.sum(gslopes, 0)[None, :]
         else:
             gv = tl.sum(gvs, 0)[None, :]

@@ -118,7 +118,7 @@ def checked(inputs: ScanInputs, operator: str) -> None:
         if name != "offsets" and value.dtype not in FLOATS:
             raise ValueError(f"{name} is {value.dtype}, expected a floating-point tensor")
     if operator == "exact" and inputs.slope is None:
-        raise ValueError("the operator exact writes K (x_t − x_{t−1}): give that difference as slope")
+        raise ValueError("the operator exact looks back at x_{t−1}: give x_t − x_{t−1} as slope")
     if inputs.lead is not None and (inputs.slope is None or operator not in LED):
         raise ValueError(f"lead weighs a slope in {', '.join(LED)}; give a slope and one of these, or lead = None")
 

@@ -78,9 +78,7 @@ def gathered(
 ):  # fmt: skip
     """Rows of COUNT steps: tuples of x, Δ, K, ẋ; what the operator lacks repeats another one, unread."""
     ds = rows(delta, t0, last, delta_t, ch, inside, COUNT, MASKED)
-    xs, ks, ss = ds, ds, ds
-    if OP != EXACT:
-        xs = rows(x, t0, last, x_t, ch, inside, COUNT, MASKED)
+    xs, ks, ss = rows(x, t0, last, x_t, ch, inside, COUNT, MASKED), ds, ds
     if OP != SELECTIVE:
         ks = rows(gain, t0, last, gain_t, ch, inside, COUNT, MASKED)
     if SLOPE:
@@ -127,7 +125,8 @@ def wide(value):
 @triton.jit
 def stepped(OP: tl.constexpr, SLOPE: tl.constexpr, h, rate2, x, delta, K, b, c, slope, lead):
     """The state after one step; rate2 = A log₂e. `discrete` as p + K (v − c p): two multiply-adds, not three."""
-    p = tl.exp2(delta * rate2) * h
+    E = tl.exp2(delta * rate2)
+    p = E * h
     if not SLOPE:
         slope = tl.zeros_like(delta)
     v = drive(OP, x, slope, lead)
@@ -137,6 +136,8 @@ def stepped(OP: tl.constexpr, SLOPE: tl.constexpr, h, rate2, x, delta, K, b, c, 
         h = p + K * (v - c * p)
     elif OP == KALMAN:
         h = p + (K * c) * (v - tl.sum(c * p, 0)[None, :])
+    elif OP == EXACT:
+        h = E * (h - K * (x - slope)) + K * x
     else:
         h = advance(OP, h, p, rate2 * LN2, delta, K, c, x, slope, v)
     return h

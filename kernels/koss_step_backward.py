@@ -207,7 +207,7 @@ def backward_kernel(
                 carried -= (E[n] * c[n][:, None]) * de
                 q -= c[n][:, None] * de * p[n]
                 g_column -= p[n] * de
-            if OP == NEUMANN or OP == BUCY:
+            if OP == NEUMANN or OP == EXACT or OP == BUCY:
                 g_input += g_direct
             if OP == NEUMANN or OP == EXACT:
                 g_lean += g_slant

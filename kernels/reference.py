@@ -128,10 +128,11 @@ def koss_update(
     arXiv 2512.16723 with elementwise operators, κ = K c and φ1(z) = (e^z − 1)/z:
     discrete  h = (1 − κ) e^{ΔA} h + K v                 the discrete Kalman filter's own recursion
     kalman    h = h⁻ + K c (v − c·h⁻), h⁻ = e^{ΔA} h     one gain along c for all states of a channel (rank one)
-    exact     h = e^{ΔA} h + K (x_t − x_{t−1})           A_K = (I − KC) A (I − KC)⁻¹: the same as g + K x with
-                                                         g = e^{ΔA} g − (K_t − e^{ΔA} K_{t−1}) x_{t−1}
+    exact     h = e^{ΔA} (h − K x_{t−1}) + K x_t         h' = A h − A K x + K x', A_K = (I − KC) A (I − KC)⁻¹: it is
+                                                         g + K x with g = e^{ΔA} (g − (K_t − K_{t−1}) x_{t−1})
     neumann   h = e^z h + φ1(z) K (ẋ − (1 − κ) Δ A x)    z = Δ (1 − κ²) A: the published truncation of `exact`
     bucy      h = e^z h + φ1(z) K (Δ v')                 z = Δ (A − κ): Kalman–Bucy, Δ v' = Δ x + τ ẋ
+    `exact` needs the last x that came: slope = x_t − x_{t−1}, x_t itself where none came before.
     """
     kappa = K * c[:, None]
     E = torch.exp(delta * rate)
@@ -141,7 +142,7 @@ def koss_update(
         prior = E * h
         return prior + kappa * (v - (c[:, None] * prior).sum(0))
     if operator == "exact":
-        return E * h + K * slope
+        return E * (h - K * (x - slope)) + K * x
     z = delta * ((1.0 - kappa**2) * rate if operator == "neumann" else rate - kappa)
     small = z.abs() < 1e-5
     safe = torch.where(small, 1.0, z)

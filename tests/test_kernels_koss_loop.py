@@ -183,7 +183,7 @@ FAULTS: dict[str, tuple[dict[str, Any], LoopForm, str]] = {
     "a matrix transposed": ({"rate": torch.zeros(16, 4)}, LoopForm(), r"rate.*expected \(4, 16\)"),
     "integers": ({"x": torch.zeros(2, 7, 16, dtype=torch.int32)}, LoopForm(), "x is torch.int32, expected one of"),
     "another device": ({"bias": torch.zeros(2, 7, 16, device="meta")}, LoopForm(), "bias is on meta and x on cpu"),
-    "exact without a slope": ({}, LoopForm("exact"), "exact writes .* give that difference as slope"),
+    "exact without a slope": ({}, LoopForm("exact"), "exact looks back .* give x_t − x_.t−1. as slope"),
     "lead without a slope": ({"lead": torch.zeros(16)}, LoopForm(), "lead weighs the slope, and there is none"),
     "lead unread": (
         {"lead": torch.zeros(16), "slope": torch.zeros(2, 7, 16)},

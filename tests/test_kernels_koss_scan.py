@@ -307,7 +307,7 @@ REFUSALS = {
     "two axes": ({"x": torch.ones(7, 3)}, r"must be \(B, T, D\)"),
     "integers": ({"delta": torch.ones(2, 7, 3, dtype=torch.int64)}, "floating-point"),
     "operator": ({"operator": "kalmann"}, "'kalmann' is not one of discrete"),
-    "exact": ({"operator": "exact"}, "give that difference as slope"),
+    "exact": ({"operator": "exact"}, "give x_t − x_.t−1. as slope"),
     "lead alone": ({"lead": torch.ones(3)}, "lead weighs a slope"),
     "offsets' rows": ({"offsets": torch.tensor([0, 7], dtype=torch.int32)}, "packed into one row"),
     "backend": ({"backend": "cuda"}, "expected one of triton, torch"),

@@ -1,8 +1,12 @@
 """The Riccati equation and the frozen loop against closed forms and against the operators run step by step."""
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from scipy.integrate import solve_ivp
 from scipy.linalg import solve_discrete_are
 
@@ -18,6 +22,7 @@ from ssrtrack.models.koss_theory import (
     steady_gain,
 )
 
+Array = NDArray[Any]
 A, C, Q, R = [[0.0, 1.0], [-1.0, -1.0]], [0.0, 1.0], np.eye(2), 1.0
 STARTS = [np.eye(2), 2 * np.eye(2), 0.5 * np.eye(2), [[2, 0.5], [0.5, 1]], [[1.5, -0.2], [-0.2, 0.8]]]
 
@@ -72,13 +77,62 @@ def test_frozen_gain_has_the_transfer_function_of_its_closed_form(operator: str,
     assert response == pytest.approx(wanted, abs=1e-9)
 
 
-def test_the_exact_operator_passes_its_input_and_remembers_nothing_of_it() -> None:
-    """Above the rate that its steps resolve; and `discrete` does remember: its response rises towards f = 0."""
-    high = np.array([0.05, 0.2, 0.5])
-    exact = frozen_transfer("exact", high, gain=0.3, read=0.6, delta=1e-3, rate=-1.0)
-    assert exact == pytest.approx(np.full(3, 0.3), rel=5e-3)
-    discrete = np.abs(frozen_transfer("discrete", np.array([0.0, 0.5]), gain=0.3, read=0.6, delta=1e-3, rate=-1.0))
-    assert discrete[0] > 5 * discrete[1]
+def test_a_resting_gain_passes_its_input_in_the_exact_operator_and_filters_it_in_the_default_one() -> None:
+    at = np.array([0.0, 0.05, 0.2, 0.5])
+    assert np.array_equal(frozen_transfer("exact", at, gain=0.3, read=0.6, delta=1.0, rate=-1.0), np.full(4, 0.3))
+    discrete = np.abs(frozen_transfer("discrete", at, gain=0.3, read=0.6, delta=1e-3, rate=-1.0))
+    assert discrete[0] > 5 * discrete[-1]
+
+
+def test_the_exact_operator_with_a_resting_gain_is_the_input_and_its_decayed_start() -> None:
+    """h_t = K x_t + e^{(Δ_1 + … + Δ_t) A} h_0, whatever the steps' lengths: also where they are long."""
+    g = torch.Generator().manual_seed(0)
+    x, delta = torch.randn(40, 3, dtype=torch.float64, generator=g), torch.rand(40, 3, dtype=torch.float64, generator=g)
+    K, rate = torch.tensor([0.0, 0.4, 0.9], dtype=torch.float64), -torch.tensor([[0.5], [3.0]]).double().expand(2, 3)
+    start = torch.randn(2, 3, dtype=torch.float64, generator=g)
+    for t in (1, 2, 40):
+        _, h = koss_given_gains(
+            x[:t], delta[:t], K.expand(t, 3), torch.ones(t, 2).double(), rate, start,
+            torch.diff(x[:t], dim=0, prepend=0.0 * x[:1]), None, "exact",
+        )  # fmt: skip
+        wanted = K * x[t - 1] + torch.exp(delta[:t].sum(0) * rate) * start
+        torch.testing.assert_close(h, wanted, rtol=1e-12, atol=1e-13)
+
+
+def moving(t: Array) -> tuple[Array, Array, Array, Array]:
+    """A gain K(t) and an input x(t), each with its slope."""
+    K, K_slope = 0.5 + 0.4 * np.sin(2.0 * t), 0.8 * np.cos(2.0 * t)
+    x, x_slope = np.cos(3.0 * t) + 0.5 * t, 0.5 - 3.0 * np.sin(3.0 * t)
+    return K, K_slope, x, x_slope
+
+
+def test_the_exact_operator_tends_to_its_differential_equation_while_the_gain_moves() -> None:
+    """h' = A h − A K x + K x' and, the same by h = g + K x, g' = A g − K' x: the error halves with the step."""
+    rate, start, end = np.array([-0.7, -2.5]), np.array([0.6, -0.3]), 3.0
+
+    def paper(t: float, h: Array) -> Array:
+        K, _, x, x_slope = moving(np.asarray(t))
+        return np.asarray(rate * h - rate * K * x + K * x_slope)
+
+    def g_form(t: float, g: Array) -> Array:
+        _, K_slope, x, _ = moving(np.asarray(t))
+        return np.asarray(rate * g - K_slope * x)
+
+    K, _, x, _ = moving(np.array([0.0, end]))
+    wanted = solve_ivp(paper, (0.0, end), start, rtol=1e-11, atol=1e-12).y[:, -1]
+    other = solve_ivp(g_form, (0.0, end), start - K[0] * x[0], rtol=1e-11, atol=1e-12).y[:, -1]
+    assert other + K[1] * x[1] == pytest.approx(wanted, abs=1e-9)
+    off = []
+    for steps in (100, 200, 400, 800):
+        K, _, x, _ = moving(np.linspace(0.0, end, steps + 1))
+        slope, gain, x = (torch.from_numpy(v)[:, None] for v in (np.diff(x), K[1:], x[1:]))
+        _, h = koss_given_gains(
+            x, torch.full_like(x, end / steps), gain, torch.ones(steps, 2).double(),
+            torch.from_numpy(rate)[:, None], torch.from_numpy(start)[:, None], slope, None, "exact",
+        )  # fmt: skip
+        off.append(np.abs(h[:, 0].numpy() - wanted).max())
+    assert off[0] < 0.05
+    assert all(later < 0.55 * before for before, later in pairwise(off))
 
 
 def test_the_truncated_operator_tends_to_its_pole_and_zero() -> None:

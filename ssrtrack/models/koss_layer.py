@@ -39,8 +39,9 @@ class KossLayer(nn.Module):
     neumann   c in (−1, 1)   the paper's A_K = (A − KCA)(I + KC), B_K = −(A − KCA) K, + K ẋ, elementwise: stable for
                              |κ| ≤ 1. ẋ is its main way to write.
     kalman    ‖c‖ = 1        h = h⁻ + K c (x + τ ẋ − c·h⁻): rank one, a contraction for 0 ≤ K ≤ 2
-    exact     c in (0, 1)    h = e^{ΔA} h + K (x − x_last): A_K not truncated, free of derivatives, always stable. B_K x
-                             is left out, so a constant is forgotten at the rate of A, which the paper's (3) passes.
+    exact     c in (0, 1)    h = e^{ΔA} (h − K x_last) + K x: A_K not truncated, elementwise A itself, free of
+                             derivatives, always stable. While the gain rests it passes K x and remembers nothing of
+                             x; what it remembers is how the gain moved, to 0 and back at a missing row too.
     bucy      c in (0, 1)    e^{Δ(A − κ)}, the Kalman–Bucy filter's posterior: stable for κ ≥ A
 
     Args:

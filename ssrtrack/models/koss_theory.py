@@ -87,12 +87,12 @@ def frozen_transfer(
     ẋ is the backward difference, τ = 0, κ = K c, E = e^{ΔA}, q = e^{−i2πf}, φ1(z) = (e^z − 1)/z:
 
         discrete, kalman (one state, c = 1)   K/(1 − (1 − κ) E q)
-        exact                                 K (1 − q)/(1 − E q)
+        exact                                 K
         neumann   φ1 K ((1 − q) − (1 − κ) ΔA)/(1 − e^z q)         z = Δ (1 − κ²) A
         bucy      φ1 K Δ/(1 − e^z q)                              z = Δ (A − κ)
 
-    In continuous time `exact` passes K x and remembers nothing: (sI − A_K)⁻¹ (sK − A_K K) = K. Its step of
-    h = E h + K (x_t − x_{t−1}) does so for all that changes faster than 1/(Δ|A|) steps and lets a constant go.
+    `exact` passes K x and remembers nothing of x while its gain rests: (sI − A_K)⁻¹ (sK − A_K K) = K, and its step
+    h = E (h − K x_{t−1}) + K x_t does so for every length of the steps.
     `neumann` tends to K (s − (1 − κ) A)/(s − (1 − κ²) A): a pole and a zero that nearly meet.
 
     Raises:
@@ -103,7 +103,7 @@ def frozen_transfer(
     if operator in ("discrete", "kalman"):
         return np.asarray(gain / (1.0 - (1.0 - kappa) * E * q))
     if operator == "exact":
-        return np.asarray(gain * (1.0 - q) / (1.0 - E * q))
+        return np.full(q.shape, complex(gain))
     if operator not in ("neumann", "bucy"):
         raise EstimatorError(f"operator {operator!r} is not one of discrete, neumann, kalman, exact, bucy")
     z = delta * ((1.0 - kappa**2) * rate if operator == "neumann" else rate - kappa)
