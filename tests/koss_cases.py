@@ -72,7 +72,7 @@ CASES: dict[str, Case] = {
     "neumann": Case("neumann", T=6, slope=True, mask=True),
     "neumann, no slope": Case("neumann", T=6, N=2),
     "kalman": Case("kalman", T=6, slope=True, lead=True, mask=True),
-    "exact": Case("exact", T=6, slope=True, N=3),
+    "exact": Case("exact", T=6, slope=True, N=3, mask=True),
     "bucy": Case("bucy", T=5, mask=True, N=2),
     "bucy, led, packed": Case("bucy", lengths=(4, 1, 6), slope=True, lead=True),
     "segments": Case(T=8, B=1, S=4),
@@ -87,7 +87,7 @@ CASES: dict[str, Case] = {
     "segments, input only": Case(T=6, B=1, S=4, J=1, innovate=False),
     "neumann segments": Case("neumann", T=6, B=1, S=4, J=1, slope=True, mask=True),
     "kalman segments": Case("kalman", T=6, B=1, S=4, J=1, mask=True),
-    "exact segments": Case("exact", T=6, S=4, slope=True, time_first=True),
+    "exact segments": Case("exact", T=6, S=4, J=1, slope=True, time_first=True),
     "bucy segments": Case("bucy", T=5, B=1, S=2, J=1, slope=True, lead=True),
     "16 states, 32 steps a segment": Case(T=31, S=32, N=16, B=1, start=False),
 }
