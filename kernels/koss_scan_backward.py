@@ -10,8 +10,8 @@ those are added afterwards, always in the same order: no atomics.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
-# ruff: noqa: RUF005, SIM109
-# What Triton compiles has types of its own, and knows neither unpacking nor `in`.
+# ruff: noqa: RUF005
+# What Triton compiles has types of its own, and knows no unpacking.
 
 from typing import Any
 
@@ -72,6 +72,12 @@ def retreated(OP: tl.constexpr, SLOPE: tl.constexpr, carry, h, gy, rate2, x, del
         gv = K * total
         carry, q, gc = E * (rest * G), rest * w, gy * (rest * p + K * v) - K * w
         gx, gdelta, gslope = gv, none, lead * gv
+    elif OP == EXACT:
+        w, last = E * G, x - slope
+        before = h - K * last
+        total, moved = tl.sum(G, 0)[None, :], tl.sum(w, 0)[None, :]
+        carry, q, gc = w, w * before, gy * (E * before + K * x)
+        gx, gdelta, gK, gslope, gv = K * (total - moved), none, x * total - last * moved, K * moved, none
     else:
         gr = none
         if OP == KALMAN:
@@ -86,7 +92,7 @@ def retreated(OP: tl.constexpr, SLOPE: tl.constexpr, carry, h, gy, rate2, x, del
         if OP == KALMAN:
             gv = gr
             gx, gslope = gv, lead * gv
-        elif OP == EXACT or OP == NEUMANN:
+        elif OP == NEUMANN:
             gx, gslope = tl.sum(gxs, 0)[None, :], tl.sum(gslopes, 0)[None, :]
         else:
             gv = tl.sum(gvs, 0)[None, :]
