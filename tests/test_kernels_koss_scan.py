@@ -234,7 +234,7 @@ def compiled(kernel, **constants):
     source = ASTSource(kernel, signature, constants)
     triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1, "num_stages": 1})
 
-for code, way, varlen in ((0, 1, False), (2, 2, True), (5, 0, False)):
+for code, way, varlen in ((0, 1, False), (2, 2, True), (3, 1, False), (5, 0, False)):
     compiled(f.scan_kernel, OP=code, VARLEN=varlen)
     compiled(b.backward_kernel, OP=code, VARLEN=varlen, WAY=way)
 for code, reverse in ((0, False), (5, True), (1, True), (4, False)):
