@@ -185,6 +185,7 @@ def learned(steps: int = STEPS, seed: int = 0) -> Learned:
 
 
 def gain_convergence(steps: int = STEPS, seed: int = 0) -> tuple[Convergence, Learned]:
+    """The Riccati flow, and a layer trained for so many steps from `seed`; ten seconds on one core."""
     return convergence(), learned(steps, seed)
 
 
@@ -215,6 +216,7 @@ def table(result: tuple[Convergence, Learned]) -> list[Row]:
 
 
 def draw(result: tuple[Convergence, Learned]) -> Any:
+    """The figure of `figures_koss.convergence_figure`."""
     flow, layer = result
     return convergence_figure(
         flow.time_s,

@@ -230,6 +230,7 @@ def _rows(test: str, way: str, norm: float, segment: int, marks: Mapping[str, fl
 
 
 def draw(result: Precision) -> Any:
+    """The figure of `figures_koss.precision_figure`."""
     return precision_figure(result.end, result.error, result.gradient)
 
 

@@ -121,6 +121,7 @@ def unaware(unit: Unit) -> Unit:
 
 
 def rms(x: Array) -> float:
+    """Root mean square of all entries."""
     return float(np.sqrt(np.mean(np.square(x))))
 
 
@@ -248,6 +249,7 @@ UNAWARE: dict[str, Unit] = {
 
 
 def draw(result: SduResponse) -> Any:
+    """The figure of `figures_koss.sdu_figure`."""
     r = result
     return sdu_figure(r.frequency, r.gain, r.error, r.noise_db, r.noisy, r.jitter, r.jittered)
 
