@@ -125,9 +125,9 @@ def test_the_exact_operator_tends_to_its_differential_equation_while_the_gain_mo
     off = []
     for steps in (100, 200, 400, 800):
         K, _, x, _ = moving(np.linspace(0.0, end, steps + 1))
-        slope, gain, x = (torch.from_numpy(v)[:, None] for v in (np.diff(x), K[1:], x[1:]))
+        slope, gain, seen = (torch.from_numpy(v)[:, None] for v in (np.diff(x), K[1:], x[1:]))
         _, h = koss_given_gains(
-            x, torch.full_like(x, end / steps), gain, torch.ones(steps, 2).double(),
+            seen, torch.full_like(seen, end / steps), gain, torch.ones(steps, 2).double(),
             torch.from_numpy(rate)[:, None], torch.from_numpy(start)[:, None], slope, None, "exact",
         )  # fmt: skip
         off.append(np.abs(h[:, 0].numpy() - wanted).max())
