@@ -19,14 +19,16 @@ import torch
 import triton
 import triton.language as tl
 
-from ssrtrack.kernels.koss_math import DISCRETE, EXACT, KALMAN, LN2, LOG2E, NEUMANN, advance, drive, retreat
+from ssrtrack.kernels.koss_math import DISCRETE, EXACT, KALMAN, LN2, LOG2E, NEUMANN, drive, retreat
+from ssrtrack.kernels.koss_rows import pile
 from ssrtrack.kernels.koss_scan_form import Pieces, ScanInputs
 from ssrtrack.kernels.koss_scan_forward import BLOCK, ENDS_UNROLL, cut, ends_kernel, linked, operands
 from ssrtrack.kernels.koss_scan_rows import (
     FREE,
     SELECTIVE,
     before,
-    both,
+    both_tiles,
+    by_step,
     gathered,
     own_tile,
     row_at,
@@ -38,16 +40,15 @@ from ssrtrack.kernels.koss_scan_rows import (
 )
 
 Tensor = torch.Tensor
-# States that a thread keeps in registers, fewer where an operator needs more of its own.
-STATES_KEPT = {"neumann": 32, "bucy": 32}
-STATES_KEPT_ELSE = 64
+# States that a thread keeps in registers: twice as many spill into memory.
+STATES_KEPT = 32
 SHUFFLE, ROUNDED, SPLIT = (tl.constexpr(i) for i in range(3))  # ways to add over channels, see `over_channels`
 COLUMNS = tl.constexpr(8)  # of ones, the fewest that tensor cores take
 
 
 @triton.jit
-def retreated(OP: tl.constexpr, SLOPE: tl.constexpr, carry, h, gy, rate2, x, delta, K, b, c, slope, lead):
-    """One step of the adjoint: from ∂L/∂h after it without this step's own y (carry), and h before the step.
+def retreated(OP: tl.constexpr, SLOPE: tl.constexpr, carry, h, after, gy, rate2, x, delta, K, b, c, slope, lead):
+    """One step of the adjoint: from ∂L/∂h after it without this step's own y (carry), and h before and after it.
 
     Returns tiles (NP, CB): the carry, q = ∂L/∂(ΔA), what c's and b's gradients sum over the channels; then rows
     (1, CB): gx, what Δ gets beside Σ_n q A, gK, gẋ, and gv for v = x + τ ẋ (`bucy`: τ ẋ), already part of gx and gẋ.
@@ -63,14 +64,14 @@ def retreated(OP: tl.constexpr, SLOPE: tl.constexpr, carry, h, gy, rate2, x, del
     if OP == SELECTIVE:
         moved = delta * x
         gmoved = tl.sum(G * b, 0)[None, :]
-        carry, q, gc, gb = E * G, G * p, gy * (p + b * moved), G * moved
+        carry, q, gc, gb = E * G, G * p, gy * after, G * moved
         gx, gdelta, gK, gslope, gv = gmoved * delta, gmoved * x, none, none, none
     elif OP == DISCRETE:
-        w, rest = G * p, 1.0 - K * c
+        w, gp = G * p, (1.0 - K * c) * G
         total = tl.sum(G, 0)[None, :]
         gK = v * total - tl.sum(c * w, 0)[None, :]
         gv = K * total
-        carry, q, gc = E * (rest * G), rest * w, gy * (rest * p + K * v) - K * w
+        carry, q, gc = E * gp, gp * p, gy * after - K * w
         gx, gdelta, gslope = gv, none, lead * gv
     elif OP == EXACT:
         w, last = E * G, x - slope
@@ -83,7 +84,6 @@ def retreated(OP: tl.constexpr, SLOPE: tl.constexpr, carry, h, gy, rate2, x, del
         if OP == KALMAN:
             v = v - tl.sum(c * p, 0)[None, :]
             gr = tl.sum(G * (K * c), 0)[None, :]
-        after = advance(OP, h, p, rate2 * LN2, delta, K, c, x, slope, v)
         carry, q, gKs, gcs, gxs, gslopes, gvs, gdeltas = retreat(
             OP, G, gr, h, p, E, rate2 * LN2, delta, K, c, x, slope, v
         )
@@ -102,37 +102,31 @@ def retreated(OP: tl.constexpr, SLOPE: tl.constexpr, carry, h, gy, rate2, x, del
 
 @triton.jit
 def over_channels(
-    first,
-    second,
-    out,
-    left,
-    N: tl.constexpr,
-    NP: tl.constexpr,
-    CB: tl.constexpr,
-    STEPS: tl.constexpr,
-    WAY: tl.constexpr,
+    tiles, out, left, N: tl.constexpr, NP: tl.constexpr, CB: tl.constexpr, EACH: tl.constexpr, WAY: tl.constexpr
 ):
-    """Write two tiles' sums over the channels, N numbers each, one after the other to `out`.
+    """Write sums over the channels of tiles, N numbers each, one after the other to `out`.
 
-    STEPS: the second tile is that of the next step, written where `left` steps are more than one. WAY: SHUFFLE adds in
+    tiles: a power of two, EACH to a step; only those of the first `left` steps are written. WAY: SHUFFLE adds in
     float32, five shuffles a state. ROUNDED lets the tensor cores multiply by ones, terms rounded to TF32 (2⁻¹⁰, less
     than the bfloat16 that the result is rounded to); SPLIT does so with what rounding left, too.
     """
-    # One sum of both: half the ways through shared memory.
-    pair = tl.reshape(tl.permute(tl.join(first, second), (2, 0, 1)), (2 * NP, CB))
-    m = tl.arange(0, 2 * NP)
+    # One sum of them all: one way through shared memory.
+    COUNT: tl.constexpr = len(tiles)
+    ROWS: tl.constexpr = COUNT * NP
+    together = tl.reshape(tl.permute(pile(tiles, CB, NP, COUNT, COUNT.bit_length() - 1), (2, 0, 1)), (ROWS, CB))
+    m = tl.arange(0, ROWS)
     place = m // NP * N + m % NP
-    on = (m % NP < N) & (m // NP * STEPS < left)
+    on = (m % NP < N) & (m // NP // EACH < left)
     if WAY == SHUFFLE:
-        tl.store(out + place, tl.sum(pair, 1), mask=on)
+        tl.store(out + place, tl.sum(together, 1), mask=on)
     else:
         ones = tl.full([CB, COLUMNS], 1.0, tl.float32)
         if WAY == ROUNDED:
-            sums = tl.dot(pair, ones, input_precision="tf32")
+            sums = tl.dot(together, ones, input_precision="tf32")
         else:
-            head = (pair.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+            head = (together.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
             sums = tl.dot(head, ones, input_precision="tf32")
-            sums = tl.dot(pair - head, ones, sums, input_precision="tf32")
+            sums = tl.dot(together - head, ones, sums, input_precision="tf32")
         column = tl.arange(0, COLUMNS)
         tl.store(out + place[:, None] + column[None, :] * 0, sums, mask=on[:, None] & (column == 0)[None, :])
 
@@ -186,57 +180,63 @@ def backward_kernel(
         start_at = first + group * EVERY
         h = tl.load(kept + tl.cast(group, tl.int64) * tl.num_programs(0) * NP * CB + own)
         blocks = tl.cdiv(tl.minimum(last - start_at, EVERY), L)
+        now = gathered(
+            x, delta, gain, slope, start_at, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, L, True
+        )
+        c, w = both_tiles(read, write, start_at, last - start_at, read_t, write_t, n, OP, N, NP, L)
+        gs = rows(gy, start_at + (blocks - 1) * L, last, gy_t, ch, inside, L, True)
         for j in range(0, blocks - 1):
             tl.store(scratch + j * NP * CB + own, h)
-            xs, ds, ks, ss = gathered(
-                x, delta, gain, slope, start_at + j * L, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, L,
-                False,
-            )  # fmt: skip
-            reads, writes = row_at(read, start_at + j * L, read_t), row_at(write, start_at + j * L, write_t)
+            t1 = start_at + (j + 1) * L
+            # What the next block reads is asked for before this one is done; the last one's are the next loop's first.
+            ahead = gathered(
+                x, delta, gain, slope, t1, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, L, True
+            )
+            c_ahead, w_ahead = both_tiles(read, write, t1, last - t1, read_t, write_t, n, OP, N, NP, L)
+            xs, ds, ks, ss = now
+            cs, bs = by_step(c, w, OP, NP, L)
             for u in tl.static_range(L):
-                c, w = both(reads, writes, u, L, read_t, write_t, n, OP, N, NP)
-                h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), wide(ds[u]), wide(ks[u]), w, c, wide(ss[u]), tau)
-        tl.store(scratch + (blocks - 1) * NP * CB + own, h)
+                h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), wide(ds[u]), wide(ks[u]), bs[u], cs[u], wide(ss[u]), tau)
+            now, c, w = ahead, c_ahead, w_ahead
         for j in range(0, blocks):
             block = blocks - 1 - j
             t0 = start_at + block * L
-            xs, ds, ks, ss = gathered(
-                x, delta, gain, slope, t0, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, L, True
+            t1 = tl.maximum(t0 - L, start_at)
+            xs, ds, ks, ss = now
+            ahead = gathered(
+                x, delta, gain, slope, t1, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, L, True
             )
-            gs = rows(gy, t0, last, gy_t, ch, inside, L, True)
-            h = tl.load(scratch + block * NP * CB + own)
-            reads, writes, rest = row_at(read, t0, read_t), row_at(write, t0, write_t), last - t0
-            hs = ()
+            gs_ahead = rows(gy, t1, last, gy_t, ch, inside, L, True)
+            c_ahead, w_ahead = both_tiles(read, write, t1, last - t1, read_t, write_t, n, OP, N, NP, L)
+            before_it = tl.load(scratch + tl.maximum(block - 1, 0) * NP * CB + own)
+            cs, bs = by_step(c, w, OP, NP, L)
+            hs = (h,)
             for u in tl.static_range(L):
+                h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), wide(ds[u]), wide(ks[u]), bs[u], cs[u], wide(ss[u]), tau)
                 hs = hs + (h,)
-                c, w = both(reads, writes, u, rest, read_t, write_t, n, OP, N, NP)
-                h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), wide(ds[u]), wide(ks[u]), w, c, wide(ss[u]), tau)
             to_xs, to_deltas, to_gains = row_at(gx, t0, gx_t), row_at(gdelta, t0, gdelta_t), row_at(ggain, t0, ggain_t)
-            to_slopes, to_shared = row_at(gslope, t0, gslope_t), row_at(gshared, t0, SHARED)
-            gc_later = carry
-            for u in tl.static_range(L):
-                d, sl = wide(ds[L - 1 - u]), wide(ss[L - 1 - u])
-                c, w = both(reads, writes, L - 1 - u, rest, read_t, write_t, n, OP, N, NP)
+            to_slopes, to_shared, rest = row_at(gslope, t0, gslope_t), row_at(gshared, t0, SHARED), last - t0
+            gcs = ()
+            for u in tl.static_range(L - 1, -1, -1):
+                d, sl = wide(ds[u]), wide(ss[u])
                 carry, q, gc, gb, to_x, to_delta, to_gain, to_slope, to_v = retreated(
-                    OP, SLOPE, carry, hs[L - 1 - u], wide(gs[L - 1 - u]), rate2, wide(xs[L - 1 - u]), d,
-                    wide(ks[L - 1 - u]), w, c, sl, tau,
+                    OP, SLOPE, carry, hs[u], hs[u + 1], wide(gs[u]), rate2, wide(xs[u]), d, wide(ks[u]), bs[u], cs[u],
+                    sl, tau,
                 )  # fmt: skip
-                mask = inside & before(t0 + (L - 1 - u), last, ch)
+                mask = inside & before(t0 + u, last, ch)
                 grate_sum += q * d
                 to_delta += tl.sum(q * rate2, 0)[None, :] * LN2
-                write_row(to_xs + (L - 1 - u) * gx_t, to_x, ch, mask)
-                write_row(to_deltas + (L - 1 - u) * gdelta_t, to_delta, ch, mask)
+                write_row(to_xs + u * gx_t, to_x, ch, mask)
+                write_row(to_deltas + u * gdelta_t, to_delta, ch, mask)
                 if OP != SELECTIVE:
-                    write_row(to_gains + (L - 1 - u) * ggain_t, to_gain, ch, mask)
+                    write_row(to_gains + u * ggain_t, to_gain, ch, mask)
                 if SLOPE:
-                    write_row(to_slopes + (L - 1 - u) * gslope_t, to_slope, ch, mask)
+                    write_row(to_slopes + u * gslope_t, to_slope, ch, mask)
                 if LEAD:
                     glead_sum += to_v * sl
-                if OP == SELECTIVE:
-                    over_channels(gc, gb, to_shared + (L - 1 - u) * 2 * N, rest - (L - 1 - u), N, NP, CB, 0, WAY)
-                elif u % 2 == 1:
-                    over_channels(gc, gc_later, to_shared + (L - 1 - u) * N, rest - (L - 1 - u), N, NP, CB, 1, WAY)
-                gc_later = gc
+                gcs = (gc, gb) + gcs if OP == SELECTIVE else (gc,) + gcs
+            over_channels(gcs, to_shared, rest, N, NP, CB, SHARED // N, WAY)
+            h, now, gs, c, w = before_it, ahead, gs_ahead, c_ahead, w_ahead
     tl.store(gstart + piece * N * channels + tile, carry, mask=on)
     tl.store(grate + piece * N * channels + tile, grate_sum, mask=on)
     if LEAD:
@@ -250,17 +250,21 @@ def write_row(out, value, ch, mask):
 
 
 def backward(
-    inputs: ScanInputs, operator: str, pieces: Pieces, kept: Tensor, product: Tensor | None, gy: Tensor, g_final: Tensor
-) -> ScanInputs:
-    """Gradients of every tensor of `inputs` (None where it is None), from ∂L/∂y (B, T, D) and ∂L/∂final (B, N, D)."""
+    inputs: ScanInputs, operator: str, pieces: Pieces, kept: Tensor, product: Tensor | None, gy: Tensor,
+    g_final: Tensor, *, block: int | None = None, width: int = BLOCK,
+) -> ScanInputs:  # fmt: skip
+    """Gradients of every tensor of `inputs` (None where it is None), from ∂L/∂y (B, T, D) and ∂L/∂final (B, N, D).
+
+    For tuning: block is a power of two, the steps whose states stay in registers; width as in `forward`.
+    """
     x, delta, gain, write, _, rate, _, slope, lead, offsets = inputs
     batch, steps, channels = x.shape
     states, device = rate.shape[0], x.device
-    given = operands(inputs, operator)
+    given = operands(inputs, operator, width)
     gy = gy if gy.stride(2) == 1 else gy.contiguous()
     given |= {"gy": gy, "gy_b": gy.stride(0), "gy_t": gy.stride(1)}
-    grid, sizes = cut(pieces, channels)
-    block = block_steps(operator, given["NP"], pieces.every)
+    grid, sizes = cut(pieces, channels, width)
+    block = block or block_steps(given["NP"], pieces.every)
     carries = g_final.float().contiguous()
     if product is not None:
         carries = linked(carries, product, _ends(pieces, channels, given), pieces, reverse=True)
@@ -278,7 +282,7 @@ def backward(
         written |= {f"{name}_b": value.stride(0), f"{name}_t": value.stride(1)}
     backward_kernel[grid](
         **given, **sizes, **written, kept=kept, carries=carries,
-        scratch=empty(grid[0] * grid[1] * (pieces.every // block), given["NP"], BLOCK),
+        scratch=empty(grid[0] * grid[1] * (pieces.every // block), given["NP"], width),
         gshared=gshared, grate=grate, glead=glead, gstart=gstart, total=batch * steps,
         L=block, EVERY=pieces.every, VARLEN=offsets is not None, WAY=way_to_add(inputs),
         num_warps=1, num_stages=1,
@@ -291,9 +295,9 @@ def backward(
     )  # fmt: skip
 
 
-def block_steps(operator: str, states: int, every: int) -> int:
+def block_steps(states: int, every: int) -> int:
     """Steps L of a block: as many as keep their states in registers, 2 to 8."""
-    return min(max(STATES_KEPT.get(operator, STATES_KEPT_ELSE) // states, 2), 8, every)
+    return min(max(STATES_KEPT // states, 2), 8, every)
 
 
 def way_to_add(inputs: ScanInputs) -> int:
@@ -304,7 +308,7 @@ def way_to_add(inputs: ScanInputs) -> int:
 
 
 def _ends(pieces: Pieces, channels: int, given: dict[str, Any]) -> Tensor:
-    grid, sizes = cut(pieces, channels)
+    grid, sizes = cut(pieces, channels, given["CB"])
     end = torch.empty(
         (pieces.sequences, pieces.count, given["N"], channels), dtype=torch.float32, device=given["x"].device
     )

@@ -21,6 +21,8 @@ from ssrtrack.kernels.koss_scan_rows import (
     SELECTIVE,
     before,
     both,
+    both_tiles,
+    by_step,
     gathered,
     multiplied,
     own_tile,
@@ -36,29 +38,38 @@ Tensor = torch.Tensor
 # Channels of a program: one warp, one channel a thread.
 BLOCK = 32
 # Steps read at once: as many as registers hold, fewer where an operator needs more of its own.
-UNROLL = {"neumann": 4, "bucy": 4}
+UNROLL = {"neumann": 4, "bucy": 4, "selective": 4}
 UNROLL_ELSE = 8
 ENDS_UNROLL = 4
 
 
 @triton.jit
-def _made(
+def _last(
     h, rows, read, write, rate2, lead, y, y_t, read_t, write_t, t0, last, ch, n, inside, OP: tl.constexpr,
-    N: tl.constexpr, NP: tl.constexpr, SLOPE: tl.constexpr, U: tl.constexpr, MASKED: tl.constexpr,
+    N: tl.constexpr, NP: tl.constexpr, SLOPE: tl.constexpr, U: tl.constexpr,
 ):  # fmt: skip
-    """The state after U steps, y written."""
+    """The state after the last steps, fewer than U; y written."""
     xs, ds, ks, ss = rows
     y = row_at(y, t0, y_t) + ch
-    read, write, rest = row_at(read, t0, read_t), row_at(write, t0, write_t), U
-    if MASKED:
-        rest = last - t0
+    read, write, rest = row_at(read, t0, read_t), row_at(write, t0, write_t), last - t0
     for u in tl.static_range(U):
         c, b = both(read, write, u, rest, read_t, write_t, n, OP, N, NP)
         h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), wide(ds[u]), wide(ks[u]), b, c, wide(ss[u]), lead)
-        on = inside
-        if MASKED:
-            on = inside & before(t0 + u, last, ch)
+        on = inside & before(t0 + u, last, ch)
         tl.store(y + u * y_t, tl.sum(c * h, 0).to(y.dtype.element_ty), mask=on)
+    return h
+
+
+@triton.jit
+def _made(
+    h, rows, c, b, rate2, lead, y, y_t, inside, OP: tl.constexpr, NP: tl.constexpr, SLOPE: tl.constexpr, U: tl.constexpr
+):
+    """The state after U steps, y written. c and b: tiles (NP, U)."""
+    xs, ds, ks, ss = rows
+    cs, bs = by_step(c, b, OP, NP, U)
+    for u in tl.static_range(U):
+        h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), wide(ds[u]), wide(ks[u]), bs[u], cs[u], wide(ss[u]), lead)
+        tl.store(y + u * y_t, tl.sum(cs[u] * h, 0).to(y.dtype.element_ty), mask=inside)
     return h
 
 
@@ -101,30 +112,28 @@ def scan_kernel(
         now = gathered(
             x, delta, gain, slope, first, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U, False
         )
-        for group in range(first, full, EVERY):
+        c, w = both_tiles(read, write, first, U, read_t, write_t, n, OP, N, NP, U)
+        for t0 in range(first, full, U):
             if KEEP:
-                tl.store(kept + own, h)
-                kept += tl.num_programs(0) * NP * CB
-            for t0 in range(group, tl.minimum(group + EVERY, full), U):
-                # The last block is read twice: cheaper than a mask on every row.
-                ahead = gathered(
-                    x, delta, gain, slope, tl.minimum(t0 + U, full - U), last, x_t, delta_t, gain_t, slope_t, ch,
-                    inside, OP, SLOPE, U, False,
-                )  # fmt: skip
-                h = _made(
-                    h, now, read, write, rate2, tau, y, y_t, read_t, write_t, t0, last, ch, n, inside, OP, N, NP,
-                    SLOPE, U, False,
-                )  # fmt: skip
-                now = ahead
+                if (t0 - first) % EVERY == 0:
+                    tl.store(kept + own, h)
+                    kept += tl.num_programs(0) * NP * CB
+            # The last block is read twice: cheaper than a mask on every row.
+            t1 = tl.minimum(t0 + U, full - U)
+            ahead = gathered(
+                x, delta, gain, slope, t1, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U, False
+            )
+            c_ahead, w_ahead = both_tiles(read, write, t1, U, read_t, write_t, n, OP, N, NP, U)
+            h = _made(h, now, c, w, rate2, tau, row_at(y, t0, y_t) + ch, y_t, inside, OP, NP, SLOPE, U)
+            now, c, w = ahead, c_ahead, w_ahead
     if full < last:
         if KEEP:
             if (full - first) % EVERY == 0:
                 tl.store(kept + own, h)
         now = gathered(x, delta, gain, slope, full, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U, True)
-        h = _made(
-            h, now, read, write, rate2, tau, y, y_t, read_t, write_t, full, last, ch, n, inside, OP, N, NP, SLOPE, U,
-            True,
-        )  # fmt: skip
+        h = _last(
+            h, now, read, write, rate2, tau, y, y_t, read_t, write_t, full, last, ch, n, inside, OP, N, NP, SLOPE, U
+        )
     tl.store(final + states + tile, h, mask=on)
 
 
@@ -166,16 +175,15 @@ def ends_kernel(
         xs, ds, ks, ss = gathered(
             x, delta, gain, slope, t0, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U, True
         )
-        reads, writes = row_at(read, t0, read_t), row_at(write, t0, write_t)
+        cs, bs = both_tiles(read, write, t0, last - t0, read_t, write_t, n, OP, N, NP, U)
+        cs, bs = by_step(cs, bs, OP, NP, U)
         for u in tl.static_range(U):
             if REVERSE:
-                c, _b = both(reads, writes, U - 1 - u, last - t0, read_t, write_t, n, OP, N, NP)
-                d, K = wide(ds[U - 1 - u]), wide(ks[U - 1 - u])
+                c, d, K = cs[U - 1 - u], wide(ds[U - 1 - u]), wide(ks[U - 1 - u])
                 h = multiplied(OP, h + c * wide(gs[U - 1 - u]), rate2, d, K, c)
             else:
-                c, w = both(reads, writes, u, last - t0, read_t, write_t, n, OP, N, NP)
-                d, K = wide(ds[u]), wide(ks[u])
-                h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), d, K, w, c, wide(ss[u]), tau)
+                c, d, K = cs[u], wide(ds[u]), wide(ks[u])
+                h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), d, K, bs[u], c, wide(ss[u]), tau)
                 P = multiplied(OP, P, rate2, d, K, c)
     states = tl.cast(tl.program_id(1), tl.int64) * N * channels
     tl.store(end + states + tile, h, mask=on)
@@ -202,7 +210,7 @@ def link_kernel(outer, product, end, linked, pieces, size, BLOCK: tl.constexpr, 
         h = tl.load(product + at, mask=on, other=0.0) * h + tl.load(end + at, mask=on, other=0.0)
 
 
-def operands(inputs: ScanInputs, operator: str) -> dict[str, Any]:
+def operands(inputs: ScanInputs, operator: str, width: int) -> dict[str, Any]:
     """What every kernel of the scan is given, by its parameters' names; an absent tensor's place takes Δ, unread."""
     x, delta, gain, write, read, rate, _, slope, lead, offsets = inputs
     named: dict[str, Any] = {
@@ -220,16 +228,16 @@ def operands(inputs: ScanInputs, operator: str) -> dict[str, Any]:
     sizes = {
         "N": states,
         "NP": triton.next_power_of_2(states),
-        "CB": BLOCK,
+        "CB": width,
         "OP": code,
-        "EVEN": rate.shape[1] % BLOCK == 0,
+        "EVEN": rate.shape[1] % width == 0,
     }
     return given | sizes | {"SLOPE": slope is not None, "LEAD": slope is not None and lead is not None}
 
 
-def cut(pieces: Pieces, channels: int) -> tuple[tuple[int, int], dict[str, int]]:
+def cut(pieces: Pieces, channels: int, width: int) -> tuple[tuple[int, int], dict[str, int]]:
     """A kernel's grid and the sizes it cuts the work by."""
-    grid = (triton.cdiv(channels, BLOCK), pieces.sequences * pieces.count)
+    grid = (triton.cdiv(channels, width), pieces.sequences * pieces.count)
     return grid, {
         "steps": pieces.steps,
         "channels": channels,
@@ -240,34 +248,36 @@ def cut(pieces: Pieces, channels: int) -> tuple[tuple[int, int], dict[str, int]]
 
 
 def forward(
-    inputs: ScanInputs, operator: str, pieces: Pieces, keep: bool
+    inputs: ScanInputs, operator: str, pieces: Pieces, keep: bool, *, unroll: int | None = None, width: int = BLOCK
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """y (B, T, D), the final state (B, N, D), kept states (rows, blocks, NP, BLOCK), the chunks' products or None.
+    """y (B, T, D), the final state (B, N, D), kept states (rows, blocks, NP, width), the chunks' products or None.
 
-    float32 inside. Kept states cost 4 N / `pieces.every` bytes for each step and channel.
+    float32 inside. Kept states cost 4 N / `pieces.every` bytes for each step and channel. For tuning: unroll is a power
+    of two, the steps read at once, at most `pieces.every`; width is that of a program in channels, 16 or 32 (with 16
+    two threads share a channel's states), and the gradient's kernel needs the same.
     """
     x, start = inputs.x, inputs.start
     states, channels = inputs.rate.shape
-    given = operands(inputs, operator)
-    grid, sizes = cut(pieces, channels)
+    given = operands(inputs, operator, width)
+    grid, sizes = cut(pieces, channels, width)
     starts, product = start.float().contiguous(), None
     if pieces.count > 1:
-        product, end = _ends(inputs, operator, pieces, given)
+        product, end = _ends(inputs, pieces, given)
         starts = linked(starts, product, end, pieces, reverse=False)
     y = torch.empty_like(x)
     final = starts.new_empty((pieces.sequences, pieces.count, states, channels))
-    kept = starts.new_empty((pieces.kept_rows if keep else 0, grid[0], given["NP"], BLOCK))
+    kept = starts.new_empty((pieces.kept_rows if keep else 0, grid[0], given["NP"], width))
     scan_kernel[grid](
         **given, **sizes, starts=starts, y=y, final=final, kept=kept, y_b=y.stride(0), y_t=y.stride(1),
-        U=UNROLL.get(operator, UNROLL_ELSE), EVERY=pieces.every, KEEP=keep, VARLEN=inputs.offsets is not None,
+        U=unroll or UNROLL.get(operator, UNROLL_ELSE), EVERY=pieces.every, KEEP=keep, VARLEN=inputs.offsets is not None,
         num_warps=1, num_stages=1,
     )  # fmt: skip
     return y, final[:, -1], kept, product
 
 
-def _ends(inputs: ScanInputs, operator: str, pieces: Pieces, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def _ends(inputs: ScanInputs, pieces: Pieces, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
     states, channels = inputs.rate.shape
-    grid, sizes = cut(pieces, channels)
+    grid, sizes = cut(pieces, channels, given["CB"])
     shape = (pieces.sequences, pieces.count, states, channels)
     product, end = (inputs.start.new_empty(shape, dtype=torch.float32) for _ in range(2))
     ends_kernel[grid](

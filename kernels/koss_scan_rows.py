@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from ssrtrack.kernels.koss_math import BUCY, DISCRETE, EXACT, KALMAN, LN2, LOG2E, NEUMANN, advance, drive
+from ssrtrack.kernels.koss_rows import unstack
 
 SELECTIVE = tl.constexpr(5)  # beside the operators' codes: Mamba's h = e^{ΔA} h + Δ b x
 FREE = ("steps", "channels", "chunk", "pieces", "shift")
@@ -111,6 +112,40 @@ def both(read, write, u, rest, read_t, write_t, n, OP: tl.constexpr, N: tl.const
 
 
 @triton.jit
+def shared_tile(base, t0, rest, stride, n, N: tl.constexpr, NP: tl.constexpr, COUNT: tl.constexpr):
+    """The same of COUNT steps from t0 on, as they are stored: one load, spread over the lanes, (NP, COUNT)."""
+    u = tl.minimum(tl.arange(0, COUNT), rest - 1)
+    at = row_at(base, t0, stride) + n[:, None] + u[None, :] * stride
+    if N == NP:
+        tile = tl.load(at)
+    else:
+        tile = tl.load(at, mask=(n < N)[:, None], other=0.0)
+    return tile
+
+
+@triton.jit
+def both_tiles(
+    read, write, t0, rest, read_t, write_t, n, OP: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, COUNT: tl.constexpr
+):
+    """Tiles of c and b of COUNT steps; b repeats c, unread, but for the selective scan."""
+    c = shared_tile(read, t0, rest, read_t, n, N, NP, COUNT)
+    b = c
+    if OP == SELECTIVE:
+        b = shared_tile(write, t0, rest, write_t, n, N, NP, COUNT)
+    return c, b
+
+
+@triton.jit
+def by_step(c, b, OP: tl.constexpr, NP: tl.constexpr, COUNT: tl.constexpr):
+    """Tiles of `both_tiles` as tuples of (NP, 1), step by step, through shared memory to all threads."""
+    cs = unstack(c.to(tl.float32), NP, COUNT, COUNT.bit_length() - 1)
+    bs = cs
+    if OP == SELECTIVE:
+        bs = unstack(b.to(tl.float32), NP, COUNT, COUNT.bit_length() - 1)
+    return cs, bs
+
+
+@triton.jit
 def row_at(base, t, stride):
     """Where row t begins; a long tensor's rows lie beyond 32 bits."""
     return base + tl.cast(t, tl.int64) * stride
@@ -127,9 +162,13 @@ def stepped(OP: tl.constexpr, SLOPE: tl.constexpr, h, rate2, x, delta, K, b, c, 
     """The state after one step; rate2 = A log₂e. `discrete` as p + K (v − c p): two multiply-adds, not three."""
     E = tl.exp2(delta * rate2)
     p = E * h
-    if not SLOPE:
+    v = x
+    if SLOPE:
+        v = drive(OP, x, slope, lead)
+    else:
         slope = tl.zeros_like(delta)
-    v = drive(OP, x, slope, lead)
+        if OP == BUCY:
+            v = slope
     if OP == SELECTIVE:
         h = p + b * (delta * x)
     elif OP == DISCRETE:
