@@ -5,11 +5,11 @@ pass by pass, the last one first (λ = ∂L/∂h after the segment):
 
     states    G_t = (source) + carry, carry and the rest by `koss_math.retreat`; carry starts at λ in the last pass, else 0
     gate      dz = dK K′(z),  dhid = (dz W2ᵀ) ⊙ 1[hid > 0],  de = (dhid W1ᵀ) ⊙ 2e/(1 + e²)²
-    weights   gW2 += hidᵀ dz,  gW1 += sᵀ dhid,  gb1 += Σ dhid: in registers, one partial sum a program, no atomics
+    weights   s, hid and dz are written down for the products over all rows of `koss_step_backward.weight_gradients`
     innov.    gx += de,  dp = −c de,  gc −= p de;  a refined pass hands E dp at t to the states at t − 1 of the pass before,
               the first one runs Q_t = dp_t + E_{t+1} Q_{t+1} back to λ of the segment before
 
-Each stage reads its inputs again and computes its states again: registers, not arithmetic, are what it runs out of. The
+The weights' gradients summed here would take as many registers as all else. Each stage reads its inputs again and computes its states again: registers, not arithmetic, are what it runs out of. The
 barrier between two stages keeps the compiler from finding that it has seen both before.
 """
 
@@ -22,11 +22,12 @@ from ssrtrack.kernels.koss_math import (
     BUCY, EXACT, KALMAN, LOG2E, NEUMANN, drive, gain, gain_slope, retreat, saturation, saturation_slope,
 )  # fmt: skip
 from ssrtrack.kernels.koss_rows import pile, stack, unstack
-from ssrtrack.kernels.koss_segment_forward import Shape, Tiling, pointers, settings, shape_of, tiling
+from ssrtrack.kernels.koss_segment_forward import Tiling, pointers, settings, shape_of, tiling
 from ssrtrack.kernels.koss_segment_parts import (
     bounds, by_pair, by_row, decayed, hidden_layer, kept_row, load_read, load_slope, load_states, load_tile, operand,
-    predictions, read_out, store_states, store_tile, take, updated, zeros,
+    predictions, read_out, store_rows, store_states, store_tile, take, updated, zeros,
 )  # fmt: skip
+from ssrtrack.kernels.koss_step_backward import weight_gradients
 
 Tensor = torch.Tensor
 LoopGradients = tuple[Tensor | None, ...]
@@ -157,8 +158,8 @@ def innovations_back(
 @triton.jit
 def _backward(
     X, DELTA, READ, BIAS, RATE, W1, B1, W2, START, SLOPE, LEAD, OFFSETS, KEPT, GY, GFINAL,
-    GX, GDELTA, GREAD, GBIAS, GSLOPE, GRATE, GW1, GB1, GW2, GSTART, GLEAD, B, T, H,
-    xb, xt, db, dt, cb, ct, zb, zt, sb, st, gb, gt, ob, ot, rh, rb, rt, rn, hb, hn,
+    GX, GDELTA, GREAD, GBIAS, GSLOPE, GRATE, GSTART, GLEAD, SELECTED, HIDDEN, LOGIT, T, H,
+    xb, xt, db, dt, cb, ct, zb, zt, sb, st, gb, gt, ob, ot, op, rh, rb, rt, rn, hb, hn,
     OP: tl.constexpr, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr, INNOVATE: tl.constexpr, VARLEN: tl.constexpr,
     G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr,
     P: tl.constexpr, LOGP: tl.constexpr, J: tl.constexpr, DOT: tl.constexpr, BLOCK: tl.constexpr, LOGM: tl.constexpr,
@@ -166,45 +167,36 @@ def _backward(
     PC: tl.constexpr = G * C
     EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
     head = tl.program_id(0) % H
-    group = (tl.program_id(0) // H) * G
-    channel = head * C + tl.arange(0, PC) % C
-    b = (group + tl.arange(0, PC) // C).to(tl.int64)
-    first, length = bounds(OFFSETS, b, B, T, VARLEN)
-    sequence = (group + tl.arange(0, G)).to(tl.int64)
-    first_read, length_read = bounds(OFFSETS, sequence, B, T, VARLEN)
-    inside = b < B
-    kept = KEPT + (kept_row(first, b, T, S, VARLEN) * H + head) * (NI * NS * C) + channel - head * C
-    x_at, d_at = X + b * xb + first * xt + channel, DELTA + b * db + first * dt + channel
-    z_at, s_at = BIAS + b * zb + first * zt + channel, SLOPE + b * sb + first * st + channel
-    g_at, c_at = GY + b * gb + first * gt + channel, READ + sequence * cb + first_read * ct
-    out = b * ob + first * ot + channel
-    read_at = GREAD + head * rh + sequence * rb + first_read * rt
+    b = (tl.program_id(0) // H).to(tl.int64) * G
+    first, length = bounds(OFFSETS, b, T, VARLEN)
+    sequence, channel = tl.arange(0, PC) // C, tl.arange(0, PC) % C
+    count = tl.cdiv(length, S)
+    row = first + tl.maximum(count - 1, 0) * S  # of the last segment: from there back
+    x_at, d_at, z_at = X + b * xb + row * xt + head * C, DELTA + b * db + row * dt + head * C, BIAS + b * zb + row * zt + head * C
+    s_at, c_at, g_at = SLOPE + b * sb + row * st + head * C, READ + b * cb + row * ct, GY + b * gb + row * gt + head * C
+    out, read_at = b * ob + row * ot + head * C, GREAD + head * rh + b * rb + row * rt
+    kept = KEPT + ((kept_row(first, b, T, S, VARLEN) + tl.maximum(count - 1, 0)) * H + head) * (NI * NS * C)
+    x_off, d_off, z_off, s_off = sequence * xb + channel, sequence * db + channel, sequence * zb + channel, sequence * sb + channel
+    g_off, o_off, h_off = sequence * gb + channel, sequence * ob + channel, sequence * hb + channel
+    kept_off = sequence * (tl.cdiv(T, S) * H * (NI * NS * C)) + channel
 
     square = tl.arange(0, C)[:, None] * C + tl.arange(0, C)[None, :]
     w1, w2 = tl.load(W1 + head * C * C + square), tl.load(W2 + head * C * C + square)
     b1 = tl.load(B1 + head * C + tl.arange(0, C)).to(tl.float32)
-    rate = load_states(RATE + channel, rn, inside, NI, NS)
-    lead = tl.load(LEAD + channel)[:, None].to(tl.float32) if HAS_LEAD else tl.zeros([PC, 1], tl.float32)
-    lam = load_states(GFINAL + b * hb + channel, hn, inside, NI, NS)
+    rate = load_states(RATE + head * C, channel, rn, NI, NS)
+    lead = tl.load(LEAD + head * C + channel)[:, None].to(tl.float32) if HAS_LEAD else tl.zeros([PC, 1], tl.float32)
+    lam = load_states(GFINAL + b * hb + head * C, h_off, hn, NI, NS)
     g_rate = zeros(NI, PC, NS)
-    g_w1, g_w2 = tl.zeros([C, C], tl.float32), tl.zeros([C, C], tl.float32)
-    # Summed over their rows once, at the end: a sum over threads is an exchange.
-    g_hidden, g_lead = tl.zeros([P * G, C], tl.float32), tl.zeros([PC, P], tl.float32)
+    g_lead = tl.zeros([PC, P], tl.float32)  # summed over its rows once, at the end: a sum over threads is an exchange
     pad = zeros(P - S, PC, NS)
-    count = tl.cdiv(tl.max(length, 0), S)
-    for back in range(0, count):
-        at = (count - 1 - back) * S
-        left, left_read = tl.minimum(length - at, S), length_read - at
-        ahead = tl.zeros([], tl.int64) + at
-        h_at = kept + ahead // S * H * (NI * NS * C)
-        x_now, d_now, s_now, c_now = x_at + ahead * xt, d_at + ahead * dt, s_at + ahead * st, c_at + ahead * ct
-
+    left = length - tl.maximum(count - 1, 0) * S
+    for _ in range(0, count):
         # Forward again: innovations and gains of every pass.
-        h = load_states(h_at, C, at < length, NI, NS)
-        x_tile = load_tile(x_now, xt, left, 0.0, P)
-        delta = unstack(load_tile(d_now, dt, left, 0.0, P), PC, P, LOGP)
-        z = by_row(load_tile(z_at + ahead * zt, zt, left, -1e9, P), G, C, P)
-        c = load_read(c_now, ct, left_read, G, C, NI, NS, S, LOG, EVEN)
+        h = load_states(kept, kept_off, C, NI, NS)
+        x_tile = load_tile(x_at, x_off, xt, left, 0.0, P)
+        delta = unstack(load_tile(d_at, d_off, dt, left, 0.0, P), PC, P, LOGP)
+        z = by_row(load_tile(z_at, z_off, zt, left, -1e9, P), G, C, P)
+        c = load_read(c_at, cb, ct, left, G, C, NI, NS, S, LOG, EVEN)
         e_tile = x_tile
         if INNOVATE:
             e_tile -= stack(predictions(h, rate, delta, c, S, NI, EVEN) + pad, NS, PC, P, LOGP)
@@ -212,12 +204,14 @@ def _backward(
         for j in tl.static_range(J + 1):
             e = by_row(e_tile, G, C, P)
             s, _ = saturation(e)
-            hidden = hidden_layer(s, w1, b1, DOT)
-            K_tile = gain(OP, tl.dot(operand(hidden, w2), w2, input_precision=DOT) + z)
-            es, hiddens, gains = es + (e,), hiddens + (operand(hidden, w2),), gains + (K_tile,)
+            hidden = operand(hidden_layer(s, w1, b1, DOT), w2)
+            store_rows(SELECTED + out + j * op, ob, ot, left, s, G, C, P)
+            store_rows(HIDDEN + out + j * op, ob, ot, left, hidden, G, C, P)
+            K_tile = gain(OP, tl.dot(hidden, w2, input_precision=DOT) + z)
+            es, hiddens, gains = es + (e,), hiddens + (hidden,), gains + (K_tile,)
             if j < J:
                 x, K = unstack(x_tile, PC, P, LOGP), unstack(by_pair(K_tile, G, C, P), PC, P, LOGP)
-                slope = load_slope(s_now, st, left, HAS_SLOPE, PC, P, LOGP)
+                slope = load_slope(s_at, s_off, st, left, HAS_SLOPE, PC, P, LOGP)
                 refined = ()
                 g = h
                 for s in tl.static_range(S):
@@ -235,14 +229,16 @@ def _backward(
         gc_sum = ()
         for j in tl.static_range(J, -1, -1):
             tl.debug_barrier()
-            h = load_states(h_at, C, at < length, NI, NS)
-            x = unstack(load_tile(x_now, xt, left, 0.0, P), PC, P, LOGP)
-            delta = unstack(load_tile(d_now, dt, left, 0.0, P), PC, P, LOGP)
-            gy = unstack(load_tile(g_at + ahead * gt, gt, left, 0.0, P), PC, P, LOGP)
-            slope = load_slope(s_now, st, left, HAS_SLOPE, PC, P, LOGP)
-            c = load_read(c_now, ct, left_read, G, C, NI, NS, S, LOG, EVEN)
+            h = load_states(kept, kept_off, C, NI, NS)
+            x = unstack(load_tile(x_at, x_off, xt, left, 0.0, P), PC, P, LOGP)
+            delta = unstack(load_tile(d_at, d_off, dt, left, 0.0, P), PC, P, LOGP)
+            gy = unstack(load_tile(g_at, g_off, gt, left, 0.0, P), PC, P, LOGP)
+            slope = load_slope(s_at, s_off, st, left, HAS_SLOPE, PC, P, LOGP)
+            c = load_read(c_at, cb, ct, left, G, C, NI, NS, S, LOG, EVEN)
             K = unstack(by_pair(gains[j], G, C, P), PC, P, LOGP)
             states = history(OP, h, rate, delta, K, c, x, slope, lead, S, NI, EVEN)
+            tl.debug_barrier()
+            delta = unstack(load_tile(d_at, d_off, dt, left, 0.0, P), PC, P, LOGP)
             carry, g_rate, gK, gx, g_delta, g_slope, gv, gc = states_back(
                 OP, states, source, carry, rate, g_rate, delta, K, c, x, slope, lead, gy, j == J,
                 S, NI, NS, EVEN, G, C, BLOCK, LOGM,
@@ -250,14 +246,12 @@ def _backward(
             gz = by_row(stack(gK + pad, NS, PC, P, LOGP), G, C, P) * gain_slope(OP, gains[j])
             gz_sum += gz
             if j == 0:
-                store_tile(GBIAS + out + ahead * ot, ot, left, by_pair(gz_sum, G, C, P), P)
+                store_tile(GBIAS + out, o_off, ot, left, by_pair(gz_sum, G, C, P), P)
             gz = operand(gz, w2)
-            s, rest = saturation(es[j])
+            store_rows(LOGIT + out + j * op, ob, ot, left, gz, G, C, P)
+            _, rest = saturation(es[j])
             d_hidden = tl.dot(gz, tl.trans(w2), input_precision=DOT)
             d_hidden = operand(tl.where(hiddens[j] > 0.0, d_hidden, 0.0), w1)
-            g_w2 += tl.dot(tl.trans(hiddens[j]), gz, input_precision=DOT)
-            g_w1 += tl.dot(tl.trans(operand(s, w1)), d_hidden, input_precision=DOT)
-            g_hidden += d_hidden.to(tl.float32)
             de_tile = tl.dot(d_hidden, tl.trans(w1), input_precision=DOT) * saturation_slope(es[j], rest)
             de_tile = by_pair(de_tile, G, C, P)
             gx_sum += de_tile
@@ -271,20 +265,20 @@ def _backward(
                     gx_sum += v_tile
                 if HAS_LEAD:
                     g_slope_sum += lead * v_tile
-                    g_lead += v_tile * load_tile(s_now, st, left, 0.0, P)
+                    g_lead += v_tile * load_tile(s_at, s_off, st, left, 0.0, P)
             if j == 0:
-                store_tile(GX + out + ahead * ot, ot, left, gx_sum, P)
+                store_tile(GX + out, o_off, ot, left, gx_sum, P)
                 if HAS_SLOPE:
-                    store_tile(GSLOPE + out + ahead * ot, ot, left, g_slope_sum, P)
+                    store_tile(GSLOPE + out, o_off, ot, left, g_slope_sum, P)
             if INNOVATE:
                 tl.debug_barrier()
-                h = load_states(h_at, C, at < length, NI, NS)
-                delta = unstack(load_tile(d_now, dt, left, 0.0, P), PC, P, LOGP)
-                c = load_read(c_now, ct, left_read, G, C, NI, NS, S, LOG, EVEN)
+                h = load_states(kept, kept_off, C, NI, NS)
+                delta = unstack(load_tile(d_at, d_off, dt, left, 0.0, P), PC, P, LOGP)
+                c = load_read(c_at, cb, ct, left, G, C, NI, NS, S, LOG, EVEN)
                 p = ()
                 if j > 0:
-                    x = unstack(load_tile(x_now, xt, left, 0.0, P), PC, P, LOGP)
-                    slope = load_slope(s_now, st, left, HAS_SLOPE, PC, P, LOGP)
+                    x = unstack(load_tile(x_at, x_off, xt, left, 0.0, P), PC, P, LOGP)
+                    slope = load_slope(s_at, s_off, st, left, HAS_SLOPE, PC, P, LOGP)
                     K = unstack(by_pair(gains[j - 1], G, C, P), PC, P, LOGP)
                 for s in tl.static_range(S):
                     if j > 0:
@@ -293,6 +287,8 @@ def _backward(
                     else:
                         h = decayed(h, rate, delta[s], NI)
                         p = p + h
+                tl.debug_barrier()
+                delta = unstack(load_tile(d_at, d_off, dt, left, 0.0, P), PC, P, LOGP)
                 de = unstack(de_tile, PC, P, LOGP)
                 g_rate, g_delta, gc, onward = innovations_back(
                     p, de, rate, g_rate, delta, c, g_delta, gc, j == 0, S, NI, NS, EVEN, G, C, BLOCK, LOGM
@@ -312,28 +308,29 @@ def _backward(
                 summed = summed + ((gc[k] if j == J else gc_sum[k] + gc[k]),)
             gc_sum = summed
 
-        store_tile(GDELTA + out + ahead * ot, ot, left, g_delta_sum, P)
+        store_tile(GDELTA + out, o_off, ot, left, g_delta_sum, P)
         for k in tl.static_range(S // BLOCK):
             place = tl.arange(0, BLOCK * EVEN)[None, :]
             t, i = k * BLOCK + place // EVEN, place % EVEN
-            at_read = read_at[:, None] + (ahead + t) * rt + i
             if G == 1:
-                at_read += tl.arange(0, NS)[:, None] * NI
-            tl.store(at_read, gc_sum[k], mask=(t < left_read[:, None]) & (i < NI))
+                lanes = tl.arange(0, NS)[:, None] * NI
+            else:
+                lanes = tl.arange(0, G)[:, None] * rb
+            tl.store(read_at + (lanes + t * rt + i), gc_sum[k], mask=(lanes >= 0) & (t < left) & (i < NI))
+        x_at, d_at, z_at, s_at = x_at - S * xt, d_at - S * dt, z_at - S * zt, s_at - S * st
+        c_at, g_at, out, read_at = c_at - S * ct, g_at - S * gt, out - S * ot, read_at - S * rt
+        kept -= H * (NI * NS * C)
+        left = S
 
-    store_states(GSTART + b * hb + channel, hn, inside, lam, NI, NS)
-    store_states(GRATE + b * hb + channel, hn, inside, g_rate, NI, NS)
-    program = tl.program_id(0).to(tl.int64)
-    tl.store(GW1 + program * C * C + square, g_w1)
-    tl.store(GW2 + program * C * C + square, g_w2)
-    tl.store(GB1 + program * C + tl.arange(0, C), tl.sum(g_hidden, 0))
+    store_states(GSTART + b * hb + head * C, h_off, hn, lam, NI, NS)
+    store_states(GRATE + b * hb + head * C, h_off, hn, g_rate, NI, NS)
     if HAS_LEAD:
-        tl.store(GLEAD + b * H * C + channel, tl.sum(g_lead, 1), mask=inside)
+        tl.store(GLEAD + (b + sequence) * H * C + head * C + channel, tl.sum(g_lead, 1))
 
 
-def tiling_back(size: Shape) -> Tiling:
+def tiling_back(inputs: LoopInputs) -> Tiling:
     """As forward, with the loop's loads not taken ahead: each stage reads what the one before has left in the cache."""
-    return tiling(size, 4)._replace(stages=1)
+    return tiling(inputs, 4)._replace(stages=1)
 
 
 def backward(
@@ -346,7 +343,7 @@ def backward(
 ) -> LoopGradients:
     """Gradients in the order of `LoopInputs` but for offsets, from gy (B, T, D) and g_final (B, N, D)."""
     size = shape_of(inputs)
-    tiles = tiling_back(size) if tiles is None else tiles
+    tiles = tiling_back(inputs) if tiles is None else tiles
     given, strides = pointers(inputs)
     zero = 0 if inputs.offsets is not None else 1
     gy, g_final = gy if gy.stride(-1) == 1 else gy.contiguous(), g_final.contiguous()
@@ -354,21 +351,24 @@ def backward(
     g_slope = None if inputs.slope is None else inputs.slope.new_empty(inputs.x.shape)
     g_read = g_final.new_empty((size.H, *inputs.x.shape[:2], size.N))
     g_start, g_rate = torch.empty_like(g_final), torch.empty_like(g_final)
-    groups = triton.cdiv(size.B, tiles.G)
-    g_w1, g_w2 = (g_final.new_empty((groups, size.H, size.C, size.C)) for _ in range(2))
-    g_b1, g_lead = g_final.new_empty((groups, size.H, size.C)), g_final.new_empty((size.B, size.H * size.C))
+    g_lead = g_final.new_empty((size.B, size.H * size.C))
     options = settings(inputs, form, tiles)
+    passes = options["J"] + 1
+    selected, hidden, logit = (gx.new_empty((passes, *gx.shape), dtype=given[5].dtype) for _ in range(3))
     even = 1 << (options["NI"] - 1).bit_length()
     block = min(form.segment, max(1, 16 // even))
-    _backward[(groups * size.H,)](
+    _backward[(size.B // tiles.G * size.H,)](
         *given, saved[0], gy, g_final, gx, g_delta, g_read, g_bias, gx if g_slope is None else g_slope, g_rate,
-        g_w1, g_b1, g_w2, g_start, g_lead, size.B, size.T, size.H, *strides, gy.stride(0) * zero, gy.stride(1),
-        gx.stride(0) * zero, gx.stride(1), g_read.stride(0), g_read.stride(1) * zero, g_read.stride(2),
+        g_start, g_lead, selected, hidden, logit, size.T, size.H, *strides, gy.stride(0) * zero, gy.stride(1),
+        gx.stride(0) * zero, gx.stride(1), gx.numel(), g_read.stride(0), g_read.stride(1) * zero, g_read.stride(2),
         given[4].stride(0), *g_final.stride()[:2], BLOCK=block, LOGM=(block * even).bit_length() - 1, **options,
     )  # fmt: skip
     lead = None
     if inputs.lead is not None:
         lead = g_lead.sum(0) if options["HAS_LEAD"] else torch.zeros_like(inputs.lead)
     read = (g_read[0] if size.H == 1 else g_read.sum(0)).to(inputs.read.dtype)
-    weights = (g_w1.sum(0), g_b1.sum(0), g_w2.sum(0))
+    rows = (v.flatten(0, 2) for v in (selected, hidden, logit))
+    selected, hidden, logit = rows
+    w1, w2, b1 = weight_gradients(selected, (hidden, hidden), logit, inputs)
+    weights = (w1, b1, w2)
     return gx, g_delta, read, g_bias, g_rate.sum(0), *weights, g_start, g_slope, lead

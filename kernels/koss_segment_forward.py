@@ -24,7 +24,7 @@ Tensor = torch.Tensor
 
 @triton.jit
 def _forward(
-    X, DELTA, READ, BIAS, RATE, W1, B1, W2, START, SLOPE, LEAD, OFFSETS, Y, FINAL, KEPT, B, T, H,
+    X, DELTA, READ, BIAS, RATE, W1, B1, W2, START, SLOPE, LEAD, OFFSETS, Y, FINAL, KEPT, T, H,
     xb, xt, db, dt, cb, ct, zb, zt, sb, st, yb, yt, rn, hb, hn,
     OP: tl.constexpr, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr, INNOVATE: tl.constexpr, VARLEN: tl.constexpr,
     KEEP: tl.constexpr, G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr,
@@ -33,36 +33,31 @@ def _forward(
     PC: tl.constexpr = G * C
     EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
     head = tl.program_id(0) % H
-    group = (tl.program_id(0) // H) * G
-    channel = head * C + tl.arange(0, PC) % C
-    b = (group + tl.arange(0, PC) // C).to(tl.int64)
-    first, length = bounds(OFFSETS, b, B, T, VARLEN)
-    sequence = (group + tl.arange(0, G)).to(tl.int64)
-    first_read, length_read = bounds(OFFSETS, sequence, B, T, VARLEN)
-    inside = b < B
-    kept = KEPT + (kept_row(first, b, T, S, VARLEN) * H + head) * (NI * NS * C) + channel - head * C
-    x_at, d_at = X + b * xb + first * xt + channel, DELTA + b * db + first * dt + channel
-    z_at, y_at = BIAS + b * zb + first * zt + channel, Y + b * yb + first * yt + channel
-    s_at, c_at = SLOPE + b * sb + first * st + channel, READ + sequence * cb + first_read * ct
+    b = (tl.program_id(0) // H).to(tl.int64) * G
+    first, length = bounds(OFFSETS, b, T, VARLEN)
+    sequence, channel = tl.arange(0, PC) // C, tl.arange(0, PC) % C
+    x_at, d_at, z_at = X + b * xb + first * xt + head * C, DELTA + b * db + first * dt + head * C, BIAS + b * zb + first * zt + head * C
+    s_at, c_at, y_at = SLOPE + b * sb + first * st + head * C, READ + b * cb + first * ct, Y + b * yb + first * yt + head * C
+    kept = KEPT + (kept_row(first, b, T, S, VARLEN) * H + head) * (NI * NS * C)
+    kept_apart = tl.cdiv(T, S) * H * (NI * NS * C)
 
     square = tl.arange(0, C)[:, None] * C + tl.arange(0, C)[None, :]
     w1, w2 = tl.load(W1 + head * C * C + square), tl.load(W2 + head * C * C + square)
     b1 = tl.load(B1 + head * C + tl.arange(0, C)).to(tl.float32)
-    rate = load_states(RATE + channel, rn, inside, NI, NS)
-    h = load_states(START + b * hb + channel, hn, inside, NI, NS)
-    lead = tl.load(LEAD + channel)[:, None].to(tl.float32) if HAS_LEAD else tl.zeros([PC, 1], tl.float32)
+    rate = load_states(RATE + head * C, channel, rn, NI, NS)
+    h = load_states(START + b * hb + head * C, sequence * hb + channel, hn, NI, NS)
+    lead = tl.load(LEAD + head * C + channel)[:, None].to(tl.float32) if HAS_LEAD else tl.zeros([PC, 1], tl.float32)
     pad = zeros(P - S, PC, NS)
-    for at in range(0, tl.max(length, 0), S):
-        left, there = tl.minimum(length - at, S), at < length
-        ahead = tl.zeros([], tl.int64) + at
+    for at in range(0, length, S):
+        left = tl.minimum(length - at, S)
         if KEEP:
-            store_states(kept + ahead // S * H * (NI * NS * C), C, there, h, NI, NS)
-        x_tile = load_tile(x_at + ahead * xt, xt, left, 0.0, P)
+            store_states(kept, sequence * kept_apart + channel, C, h, NI, NS)
+        x_tile = load_tile(x_at, sequence * xb + channel, xt, left, 0.0, P)
         x = unstack(x_tile, PC, P, LOGP)
-        delta = unstack(load_tile(d_at + ahead * dt, dt, left, 0.0, P), PC, P, LOGP)
-        z = by_row(load_tile(z_at + ahead * zt, zt, left, -1e9, P), G, C, P)
-        slope = load_slope(s_at + ahead * st, st, left, HAS_SLOPE, PC, P, LOGP)
-        c = load_read(c_at + ahead * ct, ct, length_read - at, G, C, NI, NS, S, LOG, EVEN)
+        delta = unstack(load_tile(d_at, sequence * db + channel, dt, left, 0.0, P), PC, P, LOGP)
+        z = by_row(load_tile(z_at, sequence * zb + channel, zt, left, -1e9, P), G, C, P)
+        slope = load_slope(s_at, sequence * sb + channel, st, left, HAS_SLOPE, PC, P, LOGP)
+        c = load_read(c_at, cb, ct, left, G, C, NI, NS, S, LOG, EVEN)
         e = x_tile
         if INNOVATE:
             e -= stack(predictions(h, rate, delta, c, S, NI, EVEN) + pad, NS, PC, P, LOGP)
@@ -82,8 +77,10 @@ def _forward(
             if j < J:
                 e = x_tile - stack(refined + pad, NS, PC, P, LOGP)
         h = g
-        store_tile(y_at + ahead * yt, yt, left, stack(y + pad, NS, PC, P, LOGP), P)
-    store_states(FINAL + b * hb + channel, hn, inside, h, NI, NS)
+        store_tile(y_at, sequence * yb + channel, yt, left, stack(y + pad, NS, PC, P, LOGP), P)
+        x_at, d_at, z_at, s_at = x_at + S * xt, d_at + S * dt, z_at + S * zt, s_at + S * st
+        c_at, y_at, kept = c_at + S * ct, y_at + S * yt, kept + H * (NI * NS * C)
+    store_states(FINAL + b * hb + head * C, sequence * hb + channel, hn, h, NI, NS)
 
 
 class Shape(NamedTuple):
@@ -108,7 +105,7 @@ def supported(inputs: LoopInputs, form: LoopForm) -> bool:
 
 
 class Tiling(NamedTuple):
-    """sequences G a program, lanes NS a channel (G > 1 needs 1), warps, loop stages in flight."""
+    """Sequences G a program (a divisor of B; 1 if packed), lanes NS a channel (1 if G > 1), warps, stages in flight."""
 
     G: int
     NS: int
@@ -116,15 +113,26 @@ class Tiling(NamedTuple):
     stages: int
 
 
-def tiling(size: Shape, most_lanes: int) -> Tiling:
-    """Small N: one lane, and two sequences a program where there are enough. Large N: a channel's states in lanes."""
+def tiling(inputs: LoopInputs, most_together: int = 4) -> Tiling:
+    """Small N: one lane, and several sequences a program where there are enough. Large N: a channel's states in lanes."""
+    size = shape_of(inputs)
     if size.N <= 4:
-        G = 2 if size.B * size.H >= 256 and size.C <= 64 else 1
+        G = 1
+        if inputs.offsets is None and size.C <= 64 and near(inputs):
+            while G < most_together and size.B % (2 * G) == 0 and size.B * size.H >= 256 * G:
+                G *= 2
         return Tiling(G, 1, max(1, G * size.C // 32), 2)
     NS = 1
-    while NS < most_lanes and size.N % (2 * NS) == 0:
+    while NS < 4 and size.N % (2 * NS) == 0:
         NS *= 2
     return Tiling(1, NS, max(1, min(8, size.C * NS // 32)), 2)
+
+
+def near(inputs: LoopInputs) -> bool:
+    """Whether a few neighbouring sequences lie within 32-bit offsets of one another."""
+    tensors = (inputs.x, inputs.delta, inputs.read, inputs.bias, inputs.slope)
+    widest = max(abs(v.stride(0)) for v in tensors if v is not None)
+    return max(widest, inputs.x.shape[1] * inputs.x.shape[2], inputs.x.shape[1] * inputs.start[0].numel()) < 2**28
 
 
 def pointers(inputs: LoopInputs) -> tuple[list[Tensor], list[int]]:
@@ -175,15 +183,15 @@ def forward(
     That is the state before each segment, (segments, H, N, C) float32: 4 N / S bytes a step and channel.
     """
     size = shape_of(inputs)
-    tiles = tiling(size, 4) if tiles is None else tiles
+    tiles = tiling(inputs, 2) if tiles is None else tiles
     given, strides = pointers(inputs)
     varlen = inputs.offsets is not None
     count = size.T // form.segment + size.B if varlen else size.B * triton.cdiv(size.T, form.segment)
     kept = given[8].new_empty((count if keep else 0, size.H, size.N, size.C))
     y = torch.empty_like(inputs.x, memory_format=torch.contiguous_format)
     final = torch.empty_like(given[8])
-    _forward[(triton.cdiv(size.B, tiles.G) * size.H,)](
-        *given, y, final, kept, size.B, size.T, size.H, *strides, 0 if varlen else y.stride(0), y.stride(1),
+    _forward[(size.B // tiles.G * size.H,)](
+        *given, y, final, kept, size.T, size.H, *strides, 0 if varlen else y.stride(0), y.stride(1),
         given[4].stride(0), *final.stride()[:2], KEEP=keep, **settings(inputs, form, tiles),
     )  # fmt: skip
     return y, final, (kept,) if keep else ()

@@ -3,6 +3,9 @@
 A program walks through G sequences of one head at once. Their G·C pairs of sequence and channel lie along the first
 axis of every tile: [G·C, P] for the P rows of a segment (S, or more where φ's products need 16 rows; those beyond S are
 empty), [G·C, NS] for the states, n = lane·NI + i in NI such tiles, and [P·G, C] for φ.
+
+Places in memory are one 64-bit pointer a program, moved along with the segment, and 32-bit offsets from it: a 64-bit
+pointer for every element would fill the registers.
 """
 
 import triton
@@ -31,51 +34,59 @@ def take(tiles, at: tl.constexpr, count: tl.constexpr):
 
 
 @triton.jit
-def load_tile(pointer, stride, left, other, P: tl.constexpr):
-    """P rows from `pointer` [G·C] on as [G·C, P] in float32; `other` where fewer than that are `left` [G·C]."""
+def load_tile(pointer, offset, stride, left, other, P: tl.constexpr):
+    """P rows from `pointer` + `offset` [G·C] on as [G·C, P] in float32; `other` where fewer than that are `left`."""
     t = tl.arange(0, P)[None, :]
-    return tl.load(pointer[:, None] + t * stride, mask=t < left[:, None], other=other).to(tl.float32)
+    return tl.load(pointer + (offset[:, None] + t * stride), mask=t < left, other=other).to(tl.float32)
 
 
 @triton.jit
-def store_tile(pointer, stride, left, tile, P: tl.constexpr):
+def store_tile(pointer, offset, stride, left, tile, P: tl.constexpr):
     """The opposite of `load_tile`."""
     t = tl.arange(0, P)[None, :]
-    tl.store(pointer[:, None] + t * stride, tile.to(pointer.dtype.element_ty), mask=t < left[:, None])
+    tl.store(pointer + (offset[:, None] + t * stride), tile.to(pointer.dtype.element_ty), mask=t < left)
+
+
+@triton.jit
+def store_rows(pointer, apart, stride, left, tile, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
+    """Rows [P·G, C] of φ to memory, sequences `apart`, steps `stride`."""
+    row = tl.arange(0, P * G)[:, None]
+    place = row % G * apart + row // G * stride + tl.arange(0, C)[None, :]
+    tl.store(pointer + place, tile.to(pointer.dtype.element_ty), mask=row // G < left)
 
 
 @triton.jit
 def load_slope(
-    pointer, stride, left, HAS_SLOPE: tl.constexpr, PC: tl.constexpr, P: tl.constexpr, LOGP: tl.constexpr
+    pointer, offset, stride, left, HAS_SLOPE: tl.constexpr, PC: tl.constexpr, P: tl.constexpr, LOGP: tl.constexpr
 ):
     """ẋ as columns, zeros where there is none."""
     if HAS_SLOPE:
-        return unstack(load_tile(pointer, stride, left, 0.0, P), PC, P, LOGP)
+        return unstack(load_tile(pointer, offset, stride, left, 0.0, P), PC, P, LOGP)
     else:
         return zeros(P, PC, 1)
 
 
 @triton.jit
 def load_read(
-    pointer, stride, left, G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr,
+    pointer, apart, stride, left, G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr,
     LOG: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """c of a segment as S·EVEN tiles, [1, NS] or [G·C, 1], that of step s and tile i at s·EVEN + i; pointer, left [G].
+    """c of a segment as S·EVEN tiles, [1, NS] or [G·C, 1], that of step s and tile i at s·EVEN + i.
 
-    EVEN ≥ NI is a power of two; several sequences have one lane. Past the end the last row is read again: K and Δ are 0
-    there.
+    EVEN ≥ NI is a power of two; several sequences, `apart` from one another, have one lane. Past the end the last row
+    is read again: K and Δ are 0 there.
     """
     place = tl.arange(0, S * EVEN)[None, :]
-    row = tl.maximum(tl.minimum(place // EVEN, left[:, None] - 1), 0)
+    row = tl.minimum(place // EVEN, left - 1)
     i = tl.minimum(place % EVEN, NI - 1)
     rows = ()
     if G == 1:
-        tile = tl.load(pointer[:, None] + row * stride + tl.arange(0, NS)[:, None] * NI + i)
+        tile = tl.load(pointer + (row * stride + tl.arange(0, NS)[:, None] * NI + i))
         columns = unstack(tile.to(tl.float32), NS, S * EVEN, LOG + EVEN.bit_length() - 1)
         for k in tl.static_range(S * EVEN):
             rows = rows + (tl.reshape(columns[k], [1, NS]),)
     else:
-        tile = tl.load(pointer[:, None] + row * stride + i)
+        tile = tl.load(pointer + (tl.arange(0, G)[:, None] * apart + row * stride + i))
         columns = unstack(tile.to(tl.float32), G, S * EVEN, LOG + EVEN.bit_length() - 1)
         for k in tl.static_range(S * EVEN):
             rows = rows + (tl.reshape(tl.broadcast_to(columns[k], [G, C]), [G * C, 1]),)
@@ -83,21 +94,21 @@ def load_read(
 
 
 @triton.jit
-def load_states(pointer, stride, mask, NI: tl.constexpr, NS: tl.constexpr):
-    """N states, `stride` apart from `pointer` [G·C] on → NI tiles [G·C, NS]."""
+def load_states(pointer, offset, stride, NI: tl.constexpr, NS: tl.constexpr):
+    """N states, `stride` apart from `pointer` + `offset` [G·C] on → NI tiles [G·C, NS]."""
     tiles = ()
     for i in tl.static_range(NI):
         n = tl.arange(0, NS)[None, :] * NI + i
-        tiles = tiles + (tl.load(pointer[:, None] + n * stride, mask=mask[:, None], other=0.0).to(tl.float32),)
+        tiles = tiles + (tl.load(pointer + (offset[:, None] + n * stride)).to(tl.float32),)
     return tiles
 
 
 @triton.jit
-def store_states(pointer, stride, mask, tiles, NI: tl.constexpr, NS: tl.constexpr):
+def store_states(pointer, offset, stride, tiles, NI: tl.constexpr, NS: tl.constexpr):
     """The opposite of `load_states`."""
     for i in tl.static_range(NI):
         n = tl.arange(0, NS)[None, :] * NI + i
-        tl.store(pointer[:, None] + n * stride, tiles[i], mask=mask[:, None])
+        tl.store(pointer + (offset[:, None] + n * stride), tiles[i])
 
 
 @triton.jit
@@ -167,17 +178,19 @@ def hidden_layer(s, w1, b1, DOT: tl.constexpr):
 
 
 @triton.jit
-def bounds(OFFSETS, b, B, T, VARLEN: tl.constexpr):
-    """First row and number of steps of sequences b; none where b is beyond the batch."""
+def bounds(OFFSETS, b, T, VARLEN: tl.constexpr):
+    """First row and number of steps of sequence b (64-bit, 32-bit)."""
     if VARLEN:
-        first = tl.load(OFFSETS + b, mask=b < B, other=0)
-        return first, tl.load(OFFSETS + b + 1, mask=b < B, other=0) - first
-    return b * 0, tl.where(b < B, T, 0)
+        first = tl.load(OFFSETS + b)
+        return first.to(tl.int64), tl.load(OFFSETS + b + 1) - first
+    else:
+        return b * 0, T
 
 
 @triton.jit
 def kept_row(first, b, T, S: tl.constexpr, VARLEN: tl.constexpr):
-    """Where the states kept of sequences b begin, in segments; ceil(T/S) each never needs more than T // S + 1."""
+    """Where the states kept of sequence b begin, in segments; ceil(T/S) each never needs more than T // S + 1."""
     if VARLEN:
         return first // S + b
-    return b * tl.cdiv(T, S)
+    else:
+        return b * tl.cdiv(T, S)
