@@ -167,24 +167,36 @@ def ends_kernel(
     gy += b * gy_b
     h = tl.zeros([NP, CB], tl.float32)
     P = h + 1.0
-    for i in range(0, tl.cdiv(last - first, U)):
-        t0 = first + i * U
+    blocks = tl.cdiv(last - first, U)
+    t0 = first
+    if REVERSE:
+        t0 = first + (blocks - 1) * U
+    now = gathered(x, delta, gain, slope, t0, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U, True)
+    c, w = both_tiles(read, write, t0, last - t0, read_t, write_t, n, OP, N, NP, U)
+    gs = now[0]
+    if REVERSE:
+        gs = rows(gy, t0, last, gy_t, ch, inside, U, True)
+    for i in range(0, blocks):
+        # What the next block reads is asked for before this one is done.
+        t1 = first + tl.minimum(i + 1, blocks - 1) * U
         if REVERSE:
-            t0 = first + (tl.cdiv(last - first, U) - 1 - i) * U
-            gs = rows(gy, t0, last, gy_t, ch, inside, U, True)
-        xs, ds, ks, ss = gathered(
-            x, delta, gain, slope, t0, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U, True
-        )
-        cs, bs = both_tiles(read, write, t0, last - t0, read_t, write_t, n, OP, N, NP, U)
-        cs, bs = by_step(cs, bs, OP, NP, U)
+            t1 = first + tl.maximum(blocks - 2 - i, 0) * U
+        ahead = gathered(x, delta, gain, slope, t1, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U, True)
+        c_ahead, w_ahead = both_tiles(read, write, t1, last - t1, read_t, write_t, n, OP, N, NP, U)
+        gs_ahead = ahead[0]
+        if REVERSE:
+            gs_ahead = rows(gy, t1, last, gy_t, ch, inside, U, True)
+        xs, ds, ks, ss = now
+        cs, bs = by_step(c, w, OP, NP, U)
         for u in tl.static_range(U):
             if REVERSE:
-                c, d, K = cs[U - 1 - u], wide(ds[U - 1 - u]), wide(ks[U - 1 - u])
-                h = multiplied(OP, h + c * wide(gs[U - 1 - u]), rate2, d, K, c)
+                d, K, g = wide(ds[U - 1 - u]), wide(ks[U - 1 - u]), wide(gs[U - 1 - u])
+                h = multiplied(OP, h + cs[U - 1 - u] * g, rate2, d, K, cs[U - 1 - u])
             else:
-                c, d, K = cs[u], wide(ds[u]), wide(ks[u])
-                h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), d, K, bs[u], c, wide(ss[u]), tau)
-                P = multiplied(OP, P, rate2, d, K, c)
+                d, K = wide(ds[u]), wide(ks[u])
+                h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), d, K, bs[u], cs[u], wide(ss[u]), tau)
+                P = multiplied(OP, P, rate2, d, K, cs[u])
+        now, gs, c, w = ahead, gs_ahead, c_ahead, w_ahead
     states = tl.cast(tl.program_id(1), tl.int64) * N * channels
     tl.store(end + states + tile, h, mask=on)
     if not REVERSE:
