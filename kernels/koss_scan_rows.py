@@ -40,7 +40,9 @@ def own_tile(shift, NP: tl.constexpr, CB: tl.constexpr):
 
     shift is 0, which Triton must not know: see the head of this file.
     """
-    return tl.arange(0, NP)[:, None] * CB + (tl.arange(0, CB) + shift)[None, :]
+    # In 64 bits: a sum in 32 bits could overflow, so its constant part would not become part of the instruction.
+    own = tl.cast(tl.arange(0, CB) + shift, tl.int64)
+    return tl.cast(tl.arange(0, NP), tl.int64)[:, None] * CB + own[None, :]
 
 
 @triton.jit
