@@ -189,7 +189,7 @@ class KossLayer(nn.Module):
             bias = torch.where(valid[..., None], bias, CLOSED)
         slope, seen = self._slope(full, gap, valid, state, offsets)
         return LoopInputs(
-            x=full.transpose(0, 1),
+            x=_as_multiplied(full).transpose(0, 1),
             delta=delta.transpose(0, 1),
             read=self._read(read.to(full.dtype) + self.read_bias).transpose(0, 1),
             bias=bias.transpose(0, 1),
@@ -338,3 +338,13 @@ def _rows_inside(
     inside = torch.arange(x.shape[0], device=x.device)[:, None] < lengths
     gap = torch.where(inside, 1.0 if gap is None else gap, 0.0)
     return gap, inside if valid is None else valid & inside, inside
+
+
+def _as_multiplied(x: Tensor) -> Tensor:
+    """x in the precision that autocast asks of matrix products on a GPU: the kernels multiply φ's operands in x's own.
+
+    State, Δ and the gain's logit stay in float32 either way. On a CPU autocast gains nothing here and is left alone.
+    """
+    device = x.device.type
+    rough = device == "cuda" and x.dtype == torch.float32 and torch.is_autocast_enabled(device)
+    return x.to(torch.bfloat16) if rough and torch.get_autocast_dtype(device) == torch.bfloat16 else x
