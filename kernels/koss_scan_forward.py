@@ -22,8 +22,10 @@ from ssrtrack.kernels.koss_scan_rows import (
     before,
     both,
     both_tiles,
+    by_row,
     by_step,
     gathered,
+    gathered_tiles,
     multiplied,
     own_tile,
     row_at,
@@ -62,10 +64,12 @@ def _last(
 
 @triton.jit
 def _made(
-    h, rows, c, b, rate2, lead, y, y_t, inside, OP: tl.constexpr, NP: tl.constexpr, SLOPE: tl.constexpr, U: tl.constexpr
-):
-    """The state after U steps, y written. c and b: tiles (NP, U)."""
-    xs, ds, ks, ss = rows
+    h, tiles, c, b, rate2, lead, y, y_t, inside, OP: tl.constexpr, NP: tl.constexpr, CB: tl.constexpr,
+    SLOPE: tl.constexpr, U: tl.constexpr,
+):  # fmt: skip
+    """The state after U steps, y written. tiles: of `gathered_tiles`; c and b: (NP, U)."""
+    x, delta, gain, slope = tiles
+    xs, ds, ks, ss = by_row(x, CB, U), by_row(delta, CB, U), by_row(gain, CB, U), by_row(slope, CB, U)
     cs, bs = by_step(c, b, OP, NP, U)
     for u in tl.static_range(U):
         h = stepped(OP, SLOPE, h, rate2, wide(xs[u]), wide(ds[u]), wide(ks[u]), bs[u], cs[u], wide(ss[u]), lead)
@@ -109,9 +113,7 @@ def scan_kernel(
     kept += (tl.cast(keep_at, tl.int64) * tl.num_programs(0) + tl.program_id(0)) * NP * CB
     full = first + (last - first) // U * U
     if full > first:
-        now = gathered(
-            x, delta, gain, slope, first, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U, False
-        )
+        now = gathered_tiles(x, delta, gain, slope, first, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U)
         c, w = both_tiles(read, write, first, U, read_t, write_t, n, OP, N, NP, U)
         for t0 in range(first, full, U):
             if KEEP:
@@ -120,11 +122,9 @@ def scan_kernel(
                     kept += tl.num_programs(0) * NP * CB
             # The last block is read twice: cheaper than a mask on every row.
             t1 = tl.minimum(t0 + U, full - U)
-            ahead = gathered(
-                x, delta, gain, slope, t1, last, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U, False
-            )
+            ahead = gathered_tiles(x, delta, gain, slope, t1, x_t, delta_t, gain_t, slope_t, ch, inside, OP, SLOPE, U)
             c_ahead, w_ahead = both_tiles(read, write, t1, U, read_t, write_t, n, OP, N, NP, U)
-            h = _made(h, now, c, w, rate2, tau, row_at(y, t0, y_t) + ch, y_t, inside, OP, NP, SLOPE, U)
+            h = _made(h, now, c, w, rate2, tau, row_at(y, t0, y_t) + ch, y_t, inside, OP, NP, CB, SLOPE, U)
             now, c, w = ahead, c_ahead, w_ahead
     if full < last:
         if KEEP:

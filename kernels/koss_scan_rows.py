@@ -90,6 +90,38 @@ def gathered(
 
 
 @triton.jit
+def row_tile(base, t0, stride, ch, inside, COUNT: tl.constexpr):
+    """COUNT whole rows of channels as a tile (CB, COUNT): one load of 16 bytes a thread where rows are aligned."""
+    at = base + tl.cast(t0, tl.int64) * stride + ch[:, None] + tl.arange(0, COUNT)[None, :] * stride
+    return tl.load(at, mask=inside[:, None], other=0.0)
+
+
+@triton.jit
+def gathered_tiles(
+    x, delta, gain, slope, t0, x_t, delta_t, gain_t, slope_t, ch, inside, OP: tl.constexpr, SLOPE: tl.constexpr,
+    COUNT: tl.constexpr,
+):  # fmt: skip
+    """As `gathered`, tiles of COUNT steps that all are there."""
+    d = row_tile(delta, t0, delta_t, ch, inside, COUNT)
+    x, k, s = row_tile(x, t0, x_t, ch, inside, COUNT), d, d
+    if OP != SELECTIVE:
+        k = row_tile(gain, t0, gain_t, ch, inside, COUNT)
+    if SLOPE:
+        s = row_tile(slope, t0, slope_t, ch, inside, COUNT)
+    return x, d, k, s
+
+
+@triton.jit
+def by_row(tile, CB: tl.constexpr, COUNT: tl.constexpr):
+    """A tile of `row_tile` as rows (CB,), step by step, each channel with its own thread."""
+    columns = unstack(tile, CB, COUNT, COUNT.bit_length() - 1)
+    out = ()
+    for u in tl.static_range(COUNT):
+        out = out + (tl.reshape(columns[u], [CB]),)
+    return out
+
+
+@triton.jit
 def shared(base, u, rest, stride, n, N: tl.constexpr, NP: tl.constexpr):
     """The N numbers of step u of a block, which all channels share, as a tile (NP, 1).
 
