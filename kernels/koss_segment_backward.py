@@ -1,17 +1,21 @@
-"""The closed KOSS loop on a GPU, segments of S > 1 steps: backward. One program walks back through G sequences of a head.
+"""The closed KOSS loop on a GPU, segments of S > 1 steps: backward. A program walks back through G sequences of a head.
 
 Of the forward pass only the state before each segment is kept; a segment is computed again from it and then taken back
 pass by pass, the last one first (λ = ∂L/∂h after the segment):
 
-    states    G_t = (source) + carry, carry and the rest by `koss_math.retreat`; carry starts at λ in the last pass, else 0
+    states    G_t = source + carry, the rest by `koss_math.retreat`; carry starts at λ in the last pass, else at 0
     gate      dz = dK K′(z),  dhid = (dz W2ᵀ) ⊙ 1[hid > 0],  de = (dhid W1ᵀ) ⊙ 2e/(1 + e²)²
-    weights   s, hid and dz are written down for the products over all rows of `koss_step_backward.weight_gradients`
-    innov.    gx += de,  dp = −c de,  gc −= p de;  a refined pass hands E dp at t to the states at t − 1 of the pass before,
-              the first one runs Q_t = dp_t + E_{t+1} Q_{t+1} back to λ of the segment before
+    weights   s, hid and dz are written down for the products over all rows (`koss_step_backward.weight_gradients`)
+    innov.    gx += de,  dp = −c de,  gc −= p de; a refined pass hands E dp at t to the states at t − 1 of the pass
+              before, the first one runs Q_t = dp_t + E_{t+1} Q_{t+1} back to λ of the segment before
 
-The weights' gradients summed here would take as many registers as all else. Each stage reads its inputs again and computes its states again: registers, not arithmetic, are what it runs out of. The
-barrier between two stages keeps the compiler from finding that it has seen both before.
+Registers, not arithmetic, are what it runs out of: each stage reads its inputs and computes its states again (a barrier
+between two stages keeps the compiler from finding that it has seen both before), and the weights' gradients, which
+would take as many registers as all else, are left to a kernel of their own.
 """
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
+# ruff: noqa: RUF005, SIM108, SIM109 (Triton knows no unpacking and no `in`)
 
 import torch
 import triton
@@ -19,13 +23,40 @@ import triton.language as tl
 
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 from ssrtrack.kernels.koss_math import (
-    BUCY, EXACT, KALMAN, LOG2E, NEUMANN, drive, gain, gain_slope, retreat, saturation, saturation_slope,
+    BUCY,
+    EXACT,
+    KALMAN,
+    LOG2E,
+    NEUMANN,
+    drive,
+    gain,
+    gain_slope,
+    retreat,
+    saturation,
+    saturation_slope,
 )  # fmt: skip
 from ssrtrack.kernels.koss_rows import pile, stack, unstack
 from ssrtrack.kernels.koss_segment_forward import Tiling, pointers, settings, shape_of, tiling
 from ssrtrack.kernels.koss_segment_parts import (
-    bounds, by_pair, by_row, decayed, hidden_layer, kept_row, load_read, load_slope, load_states, load_tile, operand,
-    predictions, read_out, store_rows, store_states, store_tile, take, updated, zeros,
+    bounds,
+    by_pair,
+    by_row,
+    decayed,
+    hidden_layer,
+    kept_row,
+    load_read,
+    load_slope,
+    load_states,
+    load_tile,
+    operand,
+    predictions,
+    read_out,
+    store_rows,
+    store_states,
+    store_tile,
+    take,
+    updated,
+    zeros,
 )  # fmt: skip
 from ssrtrack.kernels.koss_step_backward import weight_gradients
 
@@ -46,9 +77,7 @@ def history(
 
 
 @triton.jit
-def over_channels(
-    tiles, G: tl.constexpr, C: tl.constexpr, NS: tl.constexpr, M: tl.constexpr, LOGM: tl.constexpr
-):
+def over_channels(tiles, G: tl.constexpr, C: tl.constexpr, NS: tl.constexpr, M: tl.constexpr, LOGM: tl.constexpr):
     """M tiles [G·C, NS] → [NS, M] (one sequence) or [G, M], summed over a sequence's channels."""
     if G == 1:
         return tl.sum(pile(tiles, NS, C, M, LOGM), 0)
@@ -172,11 +201,13 @@ def _backward(
     sequence, channel = tl.arange(0, PC) // C, tl.arange(0, PC) % C
     count = tl.cdiv(length, S)
     row = first + tl.maximum(count - 1, 0) * S  # of the last segment: from there back
-    x_at, d_at, z_at = X + b * xb + row * xt + head * C, DELTA + b * db + row * dt + head * C, BIAS + b * zb + row * zt + head * C
-    s_at, c_at, g_at = SLOPE + b * sb + row * st + head * C, READ + b * cb + row * ct, GY + b * gb + row * gt + head * C
+    x_at, d_at = X + b * xb + row * xt + head * C, DELTA + b * db + row * dt + head * C
+    z_at, s_at = BIAS + b * zb + row * zt + head * C, SLOPE + b * sb + row * st + head * C
+    c_at, g_at = READ + b * cb + row * ct, GY + b * gb + row * gt + head * C
     out, read_at = b * ob + row * ot + head * C, GREAD + head * rh + b * rb + row * rt
     kept = KEPT + ((kept_row(first, b, T, S, VARLEN) + tl.maximum(count - 1, 0)) * H + head) * (NI * NS * C)
-    x_off, d_off, z_off, s_off = sequence * xb + channel, sequence * db + channel, sequence * zb + channel, sequence * sb + channel
+    x_off, d_off = sequence * xb + channel, sequence * db + channel
+    z_off, s_off = sequence * zb + channel, sequence * sb + channel
     g_off, o_off, h_off = sequence * gb + channel, sequence * ob + channel, sequence * hb + channel
     kept_off = sequence * (tl.cdiv(T, S) * H * (NI * NS * C)) + channel
 
@@ -330,7 +361,7 @@ def _backward(
 
 def tiling_back(inputs: LoopInputs) -> Tiling:
     """As forward, with the loop's loads not taken ahead: each stage reads what the one before has left in the cache."""
-    return tiling(inputs, 4)._replace(stages=1)
+    return tiling(inputs)._replace(stages=1)
 
 
 def backward(
@@ -367,8 +398,7 @@ def backward(
     if inputs.lead is not None:
         lead = g_lead.sum(0) if options["HAS_LEAD"] else torch.zeros_like(inputs.lead)
     read = (g_read[0] if size.H == 1 else g_read.sum(0)).to(inputs.read.dtype)
-    rows = (v.flatten(0, 2) for v in (selected, hidden, logit))
-    selected, hidden, logit = rows
+    selected, hidden, logit = (v.flatten(0, 2) for v in (selected, hidden, logit))
     w1, w2, b1 = weight_gradients(selected, (hidden, hidden), logit, inputs)
     weights = (w1, b1, w2)
     return gx, g_delta, read, g_bias, g_rate.sum(0), *weights, g_start, g_slope, lead

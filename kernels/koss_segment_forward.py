@@ -5,6 +5,9 @@ read-out are straight lines of multiply-adds with no exchange between threads bu
 at once. Twice a pass the columns meet as a tile for the two products of φ.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
+# ruff: noqa: RUF005 (Triton knows no unpacking; its conditions are branches)
+
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +18,23 @@ from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 from ssrtrack.kernels.koss_math import CODES, gain, saturation
 from ssrtrack.kernels.koss_rows import stack, unstack
 from ssrtrack.kernels.koss_segment_parts import (
-    bounds, by_pair, by_row, decayed, hidden_layer, kept_row, load_read, load_slope, load_states, load_tile, operand,
-    predictions, read_out, store_states, store_tile, updated, zeros,
+    bounds,
+    by_pair,
+    by_row,
+    decayed,
+    hidden_layer,
+    kept_row,
+    load_read,
+    load_slope,
+    load_states,
+    load_tile,
+    operand,
+    predictions,
+    read_out,
+    store_states,
+    store_tile,
+    updated,
+    zeros,
 )  # fmt: skip
 
 Tensor = torch.Tensor
@@ -36,8 +54,9 @@ def _forward(
     b = (tl.program_id(0) // H).to(tl.int64) * G
     first, length = bounds(OFFSETS, b, T, VARLEN)
     sequence, channel = tl.arange(0, PC) // C, tl.arange(0, PC) % C
-    x_at, d_at, z_at = X + b * xb + first * xt + head * C, DELTA + b * db + first * dt + head * C, BIAS + b * zb + first * zt + head * C
-    s_at, c_at, y_at = SLOPE + b * sb + first * st + head * C, READ + b * cb + first * ct, Y + b * yb + first * yt + head * C
+    x_at, d_at = X + b * xb + first * xt + head * C, DELTA + b * db + first * dt + head * C
+    z_at, s_at = BIAS + b * zb + first * zt + head * C, SLOPE + b * sb + first * st + head * C
+    c_at, y_at = READ + b * cb + first * ct, Y + b * yb + first * yt + head * C
     kept = KEPT + (kept_row(first, b, T, S, VARLEN) * H + head) * (NI * NS * C)
     kept_apart = tl.cdiv(T, S) * H * (NI * NS * C)
 
@@ -113,13 +132,13 @@ class Tiling(NamedTuple):
     stages: int
 
 
-def tiling(inputs: LoopInputs, most_together: int = 4) -> Tiling:
-    """Small N: one lane, and several sequences a program where there are enough. Large N: a channel's states in lanes."""
+def tiling(inputs: LoopInputs, most_together: int = 2) -> Tiling:
+    """Small N: one lane, several sequences a program where there are enough. Large N: states in lanes."""
     size = shape_of(inputs)
     if size.N <= 4:
         G = 1
         if inputs.offsets is None and size.C <= 64 and near(inputs):
-            while G < most_together and size.B % (2 * G) == 0 and size.B * size.H >= 256 * G:
+            while most_together > G and size.B % (2 * G) == 0 and size.B * size.H >= 256 * G:
                 G *= 2
         return Tiling(G, 1, max(1, G * size.C // 32), 2)
     NS = 1
@@ -183,7 +202,7 @@ def forward(
     That is the state before each segment, (segments, H, N, C) float32: 4 N / S bytes a step and channel.
     """
     size = shape_of(inputs)
-    tiles = tiling(inputs, 2) if tiles is None else tiles
+    tiles = tiling(inputs) if tiles is None else tiles
     given, strides = pointers(inputs)
     varlen = inputs.offsets is not None
     count = size.T // form.segment + size.B if varlen else size.B * triton.cdiv(size.T, form.segment)

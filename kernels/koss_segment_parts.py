@@ -8,6 +8,9 @@ Places in memory are one 64-bit pointer a program, moved along with the segment,
 pointer for every element would fill the registers.
 """
 
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
+# ruff: noqa: RUF005 (Triton knows no unpacking; its conditions are branches)
+
 import triton
 import triton.language as tl
 
