@@ -97,7 +97,10 @@ class S4dBlock(nn.Module):
 
 
 class GruBlock(nn.Module):
-    """x + W_out GRU(RMSNorm(x)): torch's own GRU, cuDNN's on a GPU."""
+    """x + W_out GRU(RMSNorm(x)): torch's own GRU, cuDNN's on a GPU, in float32 there too.
+
+    Under autocast cuDNN would carry the state itself in half precision, which no other mixer has to.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -107,7 +110,9 @@ class GruBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(T, B, width) to the same shape."""
-        y, _ = self.gru(self.norm(x))
+        u = self.norm(x).float()
+        with torch.autocast(x.device.type, enabled=False):
+            y, _ = self.gru(u)
         return _plus(x, self.outward(y))
 
 
