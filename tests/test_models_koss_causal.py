@@ -55,6 +55,14 @@ def test_samples_at_one_time_have_no_slope_in_place_of_an_endless_one() -> None:
             assert abs(slope_of(past(x, torch.tensor([[1.0], [gap]]), None, taps), taps)[1].item()) <= 0.2
 
 
+@pytest.mark.parametrize("gaps", [(5.0, 0.01), (0.01, 5.0), (0.05, 0.05), (1.0, 0.0)])
+def test_two_of_three_samples_at_nearly_one_time_do_not_blow_noise_up(gaps: tuple[float, float]) -> None:
+    noise = torch.randn(3, 4000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    gap = torch.tensor([1.0, *gaps], dtype=torch.float64)[:, None].expand(3, 4000)
+    # A line and a curve, each with no more than two samples 0.1 apart.
+    assert slope_of(past(noise, gap), 5)[2].std().item() < 2 * math.sqrt(2) / 0.1
+
+
 def test_noise_and_sines_come_out_as_the_filters_are_known_to() -> None:
     noise = torch.randn(20_000, 1, 1, generator=torch.Generator().manual_seed(0))
     even = torch.ones(20_000, 1)

@@ -12,7 +12,7 @@ Tensor = torch.Tensor
 # Below this distance in nominal samples a difference is noise; it fades out in place of being divided by nearly 0.
 LEAST_SPAN = 0.1
 LEAST_LINE = 0.5 * LEAST_SPAN**2  # Σ(t − mean)² of two samples that far apart
-LEAST_CURVE = 2.0 / 3.0 * LEAST_SPAN**4  # Σ q₂² of three samples that far apart
+TINY = 1e-30
 TAPS = {"difference": 2, "causal": 5}  # samples that a derivative is made of, its own one included
 
 
@@ -90,7 +90,8 @@ def slope_of(past: Past, taps: int) -> Tensor:
 
     Two: (x_t − x_last)/(t − t_last), over the true gap. More: the derivative at t of the parabola fitted to them by
     least squares, a line's where there are but two (koss's "causal LS-quadratic": white noise leaves 5 taps with a
-    deviation of 1.12, two with 1.41). Exact on ramps, from three taps on parabolas too, whatever the gaps.
+    deviation of 1.12, two with 1.41). Exact on ramps, from three taps on parabolas too, whatever the gaps, unless noise
+    would grow by more than LEAST_SPAN allows: then it is too small.
     """
     known = past.known[:taps]
     weights = _slope_weights(-past.ago[:taps], known.double(), curved=taps > 2)
@@ -110,7 +111,8 @@ def _slope_weights(at: Tensor, known: Tensor, *, curved: bool) -> Tensor:
     """Weights (K, T, B) of the derivative at 0 of the polynomial fitted to samples at times `at` ≤ 0.
 
     By polynomials orthogonal on the samples, q₁ = t − m and q₂ = q₁² − a q₁ − b:
-    ẋ = Σ_k x_k (q₁/|q₁|² + q₂ q₂'(0)/|q₂|²).
+    ẋ = Σ_k x_k (q₁/|q₁|² + q₂ q₂'(0)/|q₂|²). |q|² is at least LEAST_LINE q'(0)², so that neither term passes on more
+    noise than the difference of two samples LEAST_SPAN apart does: of three samples two may lie nearly at one time.
     """
     count = known.sum(0).clamp(min=1.0)
     mean = (known * at).sum(0) / count
@@ -121,7 +123,8 @@ def _slope_weights(at: Tensor, known: Tensor, *, curved: bool) -> Tensor:
         square = q1 * q1
         a, b = (q1 * square).sum(0) / line.clamp(min=LEAST_LINE), square.sum(0) / count
         q2 = known * (square - a * q1 - b)
-        weights = weights + q2 * (-2.0 * mean - a) / (q2 * q2).sum(0).clamp(min=LEAST_CURVE)
+        rise = -2.0 * mean - a
+        weights = weights + q2 * rise / (q2 * q2).sum(0).maximum(LEAST_LINE * rise * rise).clamp(min=TINY)
     return weights
 
 
