@@ -105,13 +105,14 @@ def test_the_layer_runs_it_and_refuses_what_it_does_not_know() -> None:
     torch.manual_seed(0)
     layer, x = KossLayer(8, 2, published=True), torch.randn(20, 3, 8)
     assert layer.published is not None
-    y, _ = layer(x, torch.ones(20, 3))
+    y, _ = layer(x)
     assert torch.equal(y, layer.published(x))
     layer.cap()
     block = KossBlock(8, 2, published=True)
     assert block(x)[0].shape == x.shape
-    with pytest.raises(EstimatorError, match="knows whole sequences only"):
-        layer(x, None, torch.ones(20, 3, dtype=torch.bool))
+    for given in ({"gap": torch.full((20, 3), 2.0)}, {"valid": torch.ones(20, 3, dtype=torch.bool)}):
+        with pytest.raises(EstimatorError, match="knows whole, evenly spaced sequences only"):
+            layer(x, **given)
     for options in ({"segment": 4}, {"operator": "kalman"}, {"derivative": "causal"}, {"innovate": False}):
         with pytest.raises(EstimatorError, match="published=True is one fixed scheme"):
             KossLayer(8, published=True, **options)

@@ -136,6 +136,12 @@ def test_what_cannot_go_on_is_refused() -> None:
         made(x, gap, valid, inside, lengths=torch.tensor([2, 6]))
     with pytest.raises(EstimatorError, match=r"the state is \(2, 3, 8\), expected \(1, 3, 8\)"):
         made(x[:, :1], gap[:, :1], None, inside)
+    for other in ({"segment": 2}, {"segment": 4, "passes": 1}):
+        with pytest.raises(EstimatorError, match="the state is 2 steps into a segment, with 0 passes: another layer's"):
+            layer(**other)(x, gap, valid, inside)
+    _, looked = layer(derivative="difference")(x, gap, valid)
+    with pytest.raises(EstimatorError, match="remembers 1 samples: another layer's, for this one looks back at 4"):
+        layer(derivative="causal")(x, gap, valid, looked)
     packed = layer(derivative="difference")
     _, blank = packed(x[:, :1], gap[:, :1], offsets=torch.tensor([0, 4, 6], dtype=torch.int32))
     with pytest.raises(EstimatorError, match="remembers no samples to look back at"):

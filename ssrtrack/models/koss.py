@@ -77,11 +77,11 @@ class KossBlock(nn.Module):
         A sequence cut in two calls, the second with the first one's state, gives what one call gives; so does one
         call a step.
         """
+        batch = self.koss.checked(x, gap, valid, None if state is None else state.koss, lengths, offsets)
         u, gate = self.inward(self.norm(x)).chunk(2, -1)
         u = u if u.dtype == torch.float64 else u.float()
         if valid is not None:
             u = torch.where(valid[..., None], u, 0.0)
-        batch = x.shape[1] if offsets is None else offsets.shape[0] - 1
         before = u.new_zeros(batch, TAPS - 1, self.width) if state is None else state.taps
         mixed, taps = tapped(u, self.taps, self.taps_bias, before, lengths, offsets)
         own = None if state is None else state.koss

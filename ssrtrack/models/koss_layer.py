@@ -150,11 +150,12 @@ class KossLayer(nn.Module):
         Raises:
             EstimatorError: shapes that do not fit, a state that cannot be gone on from, or what the layer cannot do.
         """
-        batch = self._checked(x, gap, valid, state, lengths, offsets)
+        batch = self.checked(x, gap, valid, state, lengths, offsets)
         if self.published is not None:
-            if valid is not None or state is not None or lengths is not None or offsets is not None:
+            if any(v is not None for v in (gap, valid, state, lengths, offsets)):
                 raise EstimatorError(
-                    "the published scheme knows whole sequences only: no valid, state, lengths, offsets"
+                    "the published scheme knows whole, evenly spaced sequences only: no gap, valid, state, lengths, "
+                    "offsets"
                 )
             return self.published(x), self.start(batch)
         gap, valid, inside = _rows_inside(x, gap, valid, lengths)
@@ -261,39 +262,72 @@ class KossLayer(nn.Module):
         begins = offsets.long()[sequence_of_rows(offsets, x.shape[0])][:, None]
         return past_of(x, time, valid, nothing_seen(x, 1, self._depth()), begins)
 
-    def _checked(
+    def checked(
         self, x: Tensor, gap: Tensor | None, valid: Tensor | None, state: LayerState | None, lengths: Tensor | None,
         offsets: Tensor | None,
     ) -> int:  # fmt: skip
-        """How many sequences there are."""
-        if x.ndim != 3 or x.shape[2] != self.width:
-            raise EstimatorError(f"x is {tuple(x.shape)}, expected (T, B, {self.width}): time, sequences, channels")
+        """How many sequences a call has; an EstimatorError says what of its arguments (`forward`'s) does not fit."""
+        if x.ndim != 3 or x.shape[2] != self.width or not x.is_floating_point():
+            raise EstimatorError(
+                f"x is {tuple(x.shape)} {x.dtype}, expected floating (T, B, {self.width}): time, sequences, channels"
+            )
         for name, v in (("gap", gap), ("valid", valid)):
             if v is not None and v.shape != x.shape[:2]:
                 raise EstimatorError(f"{name} is {tuple(v.shape)}, expected {tuple(x.shape[:2])}, as x's first two")
+        if valid is not None and valid.dtype != torch.bool:
+            raise EstimatorError(f"valid is {valid.dtype}, expected torch.bool: True where x is there")
         if offsets is not None and (lengths is not None or x.shape[1] != 1 or offsets.ndim != 1 or len(offsets) < 2):
             raise EstimatorError("packed sequences are x (ΣT, 1, D) with offsets (B + 1,) and without lengths")
         batch = x.shape[1] if offsets is None else offsets.shape[0] - 1
         if lengths is not None and lengths.shape != (batch,):
             raise EstimatorError(f"lengths is {tuple(lengths.shape)}, expected ({batch},), one for each sequence")
+        _check_values(lengths, offsets, x.shape[0])
         if self.unit is not None and (state is not None or offsets is not None):
             raise EstimatorError(
                 "the spectral derivative sees a sequence whole: it cannot go on from a state, nor be packed; for "
                 "filtering take derivative='difference' or 'causal'"
             )
-        if state is None:
-            return batch
+        if state is not None:
+            self._check_state(state, batch, unequal=lengths is not None or offsets is not None)
+            if offsets is not None and self._depth():
+                raise EstimatorError("packed sequences of a layer that looks back at samples begin anew; use lengths")
+        return batch
+
+    def _check_state(self, state: LayerState, batch: int, *, unequal: bool) -> None:
         if state.scan.shape != (batch, self.states, self.width):
             raise EstimatorError(
                 f"the state is {tuple(state.scan.shape)}, expected {(batch, self.states, self.width)} (B, N, D)"
             )
-        if state.position and (lengths is not None or offsets is not None):
+        if state.position and unequal:
             raise EstimatorError(
                 "a state inside a segment goes on without lengths or offsets; finish the segment first"
             )
-        if offsets is not None and self._depth():
-            raise EstimatorError("packed sequences of a layer that looks back at samples begin anew; use lengths")
-        return batch
+        S, J = self.form.segment, min(self.form.passes, self.form.segment - 1)
+        kept = 0 if state.passes is None else len(state.passes)
+        if state.position >= S or (state.position and kept != J):
+            raise EstimatorError(
+                f"the state is {state.position} steps into a segment, with {kept} passes: another layer's, for this "
+                f"one has segments of {S} with {J}"
+            )
+        if state.seen is not None and len(state.seen.value) != self._depth():
+            raise EstimatorError(
+                f"the state remembers {len(state.seen.value)} samples: another layer's, for this one looks back at "
+                f"{self._depth()}"
+            )
+
+
+def _check_values(lengths: Tensor | None, offsets: Tensor | None, rows: int) -> None:
+    """On a CPU alone: a GPU would have to be waited for. There the loop itself looks at offsets."""
+    for name, v in (("lengths", lengths), ("offsets", offsets)):
+        if v is None:
+            continue
+        if v.dtype not in (torch.int32, torch.int64):
+            raise EstimatorError(f"{name} is {v.dtype}, expected torch.int32 or torch.int64")
+        at = v.tolist() if v.device.type == "cpu" else []
+        if name == "lengths" and any(not 0 <= length <= rows for length in at):
+            raise EstimatorError(f"lengths are {min(at)} to {max(at)}, expected 0 to {rows}, the rows of x")
+        if name == "offsets" and at and (at[0] != 0 or at[-1] != rows or at != sorted(at)):
+            raise EstimatorError(f"offsets {at[:4]} … {at[-1]} must rise from 0 to {rows}, the rows of x")
 
 
 def _form(operator: str, segment: int, passes: int | None, innovate: bool) -> LoopForm:
