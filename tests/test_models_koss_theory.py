@@ -77,6 +77,22 @@ def test_frozen_gain_has_the_transfer_function_of_its_closed_form(operator: str,
     assert response == pytest.approx(wanted, abs=1e-9)
 
 
+@pytest.mark.parametrize(("operator", "least", "most"), [("discrete", 3.5, 4.0), ("kalman", 0.8, 1.0)])
+def test_states_of_the_default_operator_each_take_the_input_for_their_own(
+    operator: str, least: float, most: float
+) -> None:
+    """N = 4, a constant x = 1, a resting gain: Σ c_n h_n is that of four filters, not of one with four states."""
+    steps, N, gain, delta = 4000, 4, 0.6, 1e-2
+    read = torch.full((steps, N), 0.5, dtype=torch.float64)
+    rate = -torch.arange(1.0, N + 1.0, dtype=torch.float64)[:, None]
+    full = torch.ones(steps, 1, dtype=torch.float64)
+    y, _ = koss_given_gains(full, delta * full, gain * full, read, rate, 0.0 * rate, None, None, operator)
+    assert least < float(y[-1]) < most
+    if operator == "discrete":
+        alone = [frozen_transfer(operator, 0.0, gain=gain, read=0.5, delta=delta, rate=-n - 1.0) for n in range(N)]
+        assert float(y[-1]) == pytest.approx(0.5 * sum(v.real.item() for v in alone), rel=1e-9)
+
+
 def test_a_resting_gain_passes_its_input_in_the_exact_operator_and_filters_it_in_the_default_one() -> None:
     at = np.array([0.0, 0.05, 0.2, 0.5])
     assert np.array_equal(frozen_transfer("exact", at, gain=0.3, read=0.6, delta=1.0, rate=-1.0), np.full(4, 0.3))

@@ -14,8 +14,8 @@ SPECTRAL_CAP = 4.0  # of W1 and W2; the loop e → K → h → e turns chaotic w
 class InnovationGain(nn.Module):
     """K = σ(W2ᵀ relu(W1ᵀ s + b1) + z) of an innovation e: one set of weights a head, heads = 1 is the paper's.
 
-    s = e²/(1 + e²) is the gain 1 − R/S of a scalar filter with C P Cᵀ estimated by e² and R = 1. The operator `bucy`
-    takes softplus for σ.
+    s = e²/(1 + e²) is the gain 1 − R/S of a scalar filter with C P Cᵀ estimated by e² and R = 1; e² is a sample of
+    C P Cᵀ + R, so s is too large where P is small. The operator `bucy` takes softplus for σ.
     """
 
     def __init__(self, heads: int, channels: int) -> None:

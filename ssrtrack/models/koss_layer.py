@@ -34,8 +34,10 @@ class KossLayer(nn.Module):
     (`bucy`: K > 0) and c as below every operator has |a| ≤ 1, whatever it is given; κ = K c:
 
     discrete  c in (0, 1)    h = (1 − κ) e^{ΔA} h + K (x + τ ẋ), stable for |1 − κ| ≤ e^{Δ|A|}: the discrete Kalman
-                             filter's own recursion, the posterior fed back. An adaptation: in the published form, taken
-                             exactly, the state does not remember its input while the gain rests; in this one it does.
+                             filter's recursion for one state, the posterior fed back. N states are N such filters,
+                             each of which takes x for its own c_n h_n: at rest c·h comes to as much as N x.
+                             An adaptation: in the published form, taken exactly, the state does not remember its
+                             input while the gain rests; in this one it does.
     neumann   c in (−1, 1)   the paper's A_K = (A − KCA)(I + KC), B_K = −(A − KCA) K, + K ẋ, elementwise: stable for
                              |κ| ≤ 1. ẋ is its main way to write.
     kalman    ‖c‖ = 1        h = h⁻ + K c (x + τ ẋ − c·h⁻): rank one, a contraction for 0 ≤ K ≤ 2
