@@ -31,6 +31,9 @@ from ssrtrack.experiments.level_jumps import Levels, best_fixed_gain, exact_filt
 from ssrtrack.experiments.level_jumps import sample as levels_of
 from ssrtrack.experiments.selective_copy import TASKS, blind_answers, rule_answers, sample
 
+# What trainings in one row have in common.
+ALIKE = ("model", "lr", "steps", "batch", "precision", "parameters", "test_sequences")
+
 
 def check() -> None:
     """Stop unless every task's rule gives every answer."""
@@ -71,18 +74,27 @@ def lines() -> dict[str, dict[str, float]]:
 
 
 def summarised(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each task and model: mean, least and largest score over the seeds, and how it was trained."""
+    """A row for each task and model: mean, least and largest score over the seeds, and how it was trained.
+
+    Trainings that differ in more than their seed, a trial's short ones say, have rows of their own; one that is in the
+    file twice counts once.
+    """
     against, rows = lines(), []
-    finals = [r for r in records if r["kind"] == "final" and "error" not in r]
+    good = [r for r in records if "error" not in r]
+    finals = list({r["key"]: r for r in good if r["kind"] == "final"}.values())
     for task in TRIALS:
         line = against[task.removesuffix("-clean").removesuffix("-conv").removesuffix("-one-block")]
-        for model in dict.fromkeys(r["model"] for r in finals if r["task"] == task):
-            some = [r for r in finals if (r["task"], r["model"]) == (task, model)]
-            rows.append({"task": task, "model": model} | _row(task, some, line))
+        alike: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+        for r in finals:
+            if r["task"] == task:
+                alike.setdefault(tuple(r[name] for name in ALIKE), []).append(r)
+        for (model, *_), some in alike.items():
+            tried = {r["lr"] for r in good if (r["task"], r["model"], r["kind"]) == (task, model, "tune")}
+            rows.append({"task": task, "model": model} | _row(some, line, sorted(tried)))
     return rows
 
 
-def _row(task: str, some: list[dict[str, Any]], line: dict[str, float]) -> dict[str, Any]:
+def _row(some: list[dict[str, Any]], line: dict[str, float], tried: list[float]) -> dict[str, Any]:
     scores = [r["score"] for r in some]
     polluted = [r["tests"]["polluted"]["score"] for r in some if "polluted" in r["tests"]]
     first = some[0]
@@ -97,13 +109,15 @@ def _row(task: str, some: list[dict[str, Any]], line: dict[str, float]) -> dict[
         **{name: f"{value:.4f}" for name, value in line.items()},
         "parameters": first["parameters"],
         "lr": first["lr"],
+        "lr_tried": " ".join(f"{rate:g}" for rate in tried),
         "steps": first["steps"],
         "batch": first["batch"],
         "precision": first["precision"],
         "graph": first["captured"],
         "ms_per_step": f"{mean(r['ms_per_step'] for r in some):.2f}",
         "seconds": f"{mean(r['seconds'] for r in some):.1f}",
-        **{name: first[name] for name in ("device", "versions", "commit", "date")},
+        "diverged": sum(r["diverged"] for r in some),
+        **{name: "; ".join(dict.fromkeys(r[name] for r in some)) for name in ("device", "versions", "commit", "date")},
     }
 
 

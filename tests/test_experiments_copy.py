@@ -361,16 +361,21 @@ def test_the_tables_say_mean_spread_and_lines(tmp_path: Path, monkeypatch: pytes
     told = dict.fromkeys(("device", "versions", "commit", "date", "batch", "precision", "captured"), "x")
     records = [
         {"task": task, "model": "koss", "kind": kind, "score": score, "tests": {"test": {}, "polluted": {"score": 0.2}},
-         "test_sequences": 9, "parameters": 7, "lr": 1e-3, "steps": 3, "ms_per_step": 1.0, "seconds": 3.0} | told
-        for task, kind, score in (
-            ("short-clean", "final", 0.9), ("short-clean", "final", 1.0), ("short-clean", "tune", 0.1),
-            ("levels-conv", "final", 0.3),
+         "test_sequences": 9, "parameters": 7, "lr": 1e-3, "steps": steps, "ms_per_step": 1.0, "seconds": 3.0,
+         "diverged": False, "key": f"{task} {kind} {score} {steps}"} | told
+        for task, kind, score, steps in (
+            ("short-clean", "final", 0.9, 3), ("short-clean", "final", 1.0, 3), ("short-clean", "tune", 0.1, 3),
+            ("levels-conv", "final", 0.3, 3), ("short-clean", "final", 0.2, 1), ("short-clean", "final", 1.0, 3),
         )
     ]  # fmt: skip
+    records[0]["commit"] = "y"
     failed = {"task": "mode", "model": "koss", "kind": "final", "error": "it died"}
     script.write_tables([*records, failed], tmp_path)
     rows = (tmp_path / "selective_copy.csv").read_text().splitlines()
-    assert len(rows) == 2 and rows[1].startswith("short-clean,koss,0.9500,0.0707,0.9000,1.0000,0.2000,2,9,0.1667,")
+    assert len(rows) == 3 and rows[1].startswith("short-clean,koss,0.9500,0.0707,0.9000,1.0000,0.2000,2,9,0.1667,")
+    assert rows[1].endswith(",0.001,0.001,3,x,x,x,1.00,3.0,0,x,x,y; x,x")
+    # A trial of another length does not mix with what is reported.
+    assert rows[2].startswith("short-clean,koss,0.2000,,0.2000,0.2000,0.2000,1,9,")
     assert (tmp_path / "level_jumps.csv").read_text().splitlines()[1].startswith("levels-conv,koss,0.3000,,")
 
 
