@@ -49,6 +49,14 @@ def test_every_start_flows_to_the_steady_gain(start: object) -> None:
     assert flow[1].ravel() == pytest.approx(ode, abs=1e-8)
 
 
+def test_the_flow_of_a_stiff_system_over_a_long_time_is_its_steady_state() -> None:
+    """One mode is a hundred times the other: in one step e^{100 t} would leave no digit of the slow one."""
+    stiff, read = [[-1.0, 0.0], [0.0, -100.0]], [1.0, 1.0]
+    wanted = steady_gain(stiff, read, Q, R)[1]
+    for times in ([10.0], [1.0, 3.0, 10.0]):
+        assert riccati_flow(stiff, read, Q, R, np.eye(2), times)[-1] == pytest.approx(wanted, rel=1e-9)
+
+
 def test_one_state_has_a_closed_form() -> None:
     one = np.ones((1, 1))
     for a, c, q, r in ((-0.5, 2.0, 1.5, 0.7), (0.3, 1.0, 0.2, 1.0), (0.0, 0.5, 1.0, 2.0)):
@@ -165,6 +173,14 @@ def test_systems_that_make_no_sense_are_refused() -> None:
         steady_gain(A, [0, 1, 0], Q, R)
     with pytest.raises(EstimatorError, match="R is singular"):
         steady_gain(A, C, Q, 0.0)
+    for q, r in ((-np.eye(2), R), ([[1.0, 0.5], [0.0, 1.0]], R), (Q, -1.0)):
+        with pytest.raises(EstimatorError, match="is no covariance"):
+            steady_gain(A, C, q, r)
+    for c, r in ((0.0, 1.0), (1.0, 0.0)):
+        with pytest.raises(EstimatorError, match="a steady gain takes a C that is not 0 and an R above 0"):
+            scalar_steady_gain(-1.0, c, 1.0, r)
+    with pytest.raises(EstimatorError, match=r"start is \(3, 3\), expected \(2, 2\), as A"):
+        riccati_flow(A, C, Q, R, np.eye(3), [1.0])
     with pytest.raises(EstimatorError, match="no steady state"):
         steady_gain([[1.0, 0.0], [0.0, -1.0]], [0.0, 1.0], Q, R)
     with pytest.raises(EstimatorError, match="rises from 0"):

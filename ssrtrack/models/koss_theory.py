@@ -4,6 +4,7 @@ System ẋ = A x + w, z = C x + v with white w ~ Q, v ~ R (arXiv 2512.16723, the
 states, m measured values; A (n, n), C (m, n), Q (n, n), R (m, m), K (n, m).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from scipy.linalg import expm, solve_continuous_are
 from ssrtrack.errors import EstimatorError
 
 Array = NDArray[Any]
+LONGEST = 4.0  # of a step of the linear flow, in units of its norm: e^8 between its solutions, eight digits to spare
 
 
 def steady_gain(A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike) -> tuple[Array, Array]:
@@ -22,13 +24,16 @@ def steady_gain(A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike) -> tuple
     Exists where (A, C) is detectable and (A, Q^½) stabilisable. A C given as one row may be (n,), an R of one (,).
 
     Raises:
-        EstimatorError: shapes that do not fit, an R that is singular, or no steady state.
+        EstimatorError: shapes that do not fit, a Q or R that is no covariance, an R that is singular, or no steady
+            state.
     """
     a, c, q, r = _system(A, C, Q, R)
     try:
         P = solve_continuous_are(a.T, c.T, q, r)
     except (np.linalg.LinAlgError, ValueError) as error:
-        raise EstimatorError(f"the filter has no steady state ({error}); (A, C) has to be detectable") from error
+        raise EstimatorError(
+            f"the filter has no steady state ({error}); (A, C) has to be detectable and (A, Q^½) stabilisable"
+        ) from error
     return filter_gain(P, c, r), P
 
 
@@ -44,26 +49,38 @@ def riccati_flow(
     """P(t) (T, n, n) at rising times (T,) from P(0) = `start`: dP/dt = A P + P Aᵀ + Q − P Cᵀ R⁻¹ C P.
 
     Exact between two times, by the linear flow [X; Y]' = [[−Aᵀ, Cᵀ R⁻¹ C], [Q, A]] [X; Y], P = Y X⁻¹ from X = I.
+    X and Y grow with the fastest mode, so a long time is cut into steps short enough that no digits are lost.
 
     Raises:
-        EstimatorError: shapes that do not fit, or times that fall or begin before 0.
+        EstimatorError: shapes that do not fit, a Q or R that is no covariance, or times that fall or begin before 0.
     """
     a, c, q, r = _system(A, C, Q, R)
     P, when = np.asarray(start, float), np.asarray(times, float)
-    if P.shape != a.shape or when.ndim != 1 or np.any(np.diff(when, prepend=0.0) < 0.0):
-        raise EstimatorError(f"start is {P.shape}, expected {a.shape}; times have to be one row that rises from 0")
+    if P.shape != a.shape:
+        raise EstimatorError(f"start is {P.shape}, expected {a.shape}, as A")
+    if when.ndim != 1 or not np.isfinite(when).all() or np.any(np.diff(when, prepend=0.0) < 0.0):
+        raise EstimatorError(f"times are {when.tolist()}, expected one row that rises from 0")
     n, out = a.shape[0], []
     flow = np.block([[-a.T, c.T @ np.linalg.solve(r, c)], [q, a]])
     for dt in np.diff(when, prepend=0.0):
-        both = expm(flow * dt) @ np.vstack([np.eye(n), P])
-        P = np.linalg.solve(both[:n].T, both[n:].T).T
-        P = 0.5 * (P + P.T)
+        parts = max(1, math.ceil(dt * np.linalg.norm(flow, 2) / LONGEST))
+        step = expm(flow * (dt / parts))
+        for _ in range(parts):
+            both = step @ np.vstack([np.eye(n), P])
+            P = np.linalg.solve(both[:n].T, both[n:].T).T
+            P = 0.5 * (P + P.T)
         out.append(P)
     return np.stack(out)
 
 
 def scalar_steady_gain(A: float, C: float, Q: float, R: float) -> float:
-    """K∞ = (A + √(A² + C² Q/R))/C of one state; the loop A − K∞ C then is −√(A² + C² Q/R)."""
+    """K∞ = (A + √(A² + C² Q/R))/C of one state; the loop A − K∞ C then is −√(A² + C² Q/R).
+
+    Raises:
+        EstimatorError: a state that is not measured, C = 0, or measured without noise, R = 0.
+    """
+    if C == 0.0 or not R > 0.0:
+        raise EstimatorError(f"C is {C} and R {R}; a steady gain takes a C that is not 0 and an R above 0")
     return float((A + np.sqrt(A * A + C * C * Q / R)) / C)
 
 
@@ -118,6 +135,10 @@ def _system(A: ArrayLike, C: ArrayLike, Q: ArrayLike, R: ArrayLike) -> tuple[Arr
     for name, v, shape in (("A", a, (n, n)), ("C", c, (m, n)), ("Q", q, (n, n)), ("R", r, (m, m))):
         if v.shape != shape:
             raise EstimatorError(f"{name} is {v.shape}, expected {shape} for {n} states and {m} measured values")
+    for name, v in (("Q", q), ("R", r)):
+        least = float(np.linalg.eigvalsh(v).min())
+        if not np.allclose(v, v.T) or least < -1e-9 * np.abs(v).max():
+            raise EstimatorError(f"{name} is no covariance: it has to be symmetric, without negative eigenvalues")
     if np.linalg.matrix_rank(r) < m:
         raise EstimatorError("R is singular; every measured value has to have noise")
     return a, c, q, r
