@@ -144,5 +144,10 @@ def test_shapes_that_do_not_fit_and_endless_gaps_are_refused() -> None:
     unit, x = SpectralDifferentiation(), torch.zeros(5, 2, 1)
     with pytest.raises(EstimatorError, match=r"time is \(4, 2\), expected \(5, 2\)"):
         unit(x, regular(4, 2))
+    with pytest.raises(EstimatorError, match=r"valid is torch.float32, expected torch.bool"):
+        unit(x, None, torch.ones(5, 2))
+    for time in (-regular(5, 2), torch.where(regular(5, 2) == 3, math.nan, regular(5, 2))):
+        with pytest.raises(EstimatorError, match="time has to rise from row to row and be finite"):
+            unit(x, time)
     with pytest.raises(EstimatorError, match="cut sequences at their long gaps"):
         unit(x, 1e6 * regular(5, 2))

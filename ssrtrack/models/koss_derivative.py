@@ -72,17 +72,21 @@ class SpectralDifferentiation(nn.Module):
 
         Args:
             x: samples (T, B, D).
-            time: their times in nominal samples, rising (T, B); None: one apart. Samples closer than 0.1 to the one
-                before are left out: their difference is noise (at Poisson times it would come out 20 times as large).
+            time: their times in nominal samples, rising (T, B), at misses too; None: one apart. float64 where they are
+                large. Samples closer than 0.1 to the one before are left out: their difference is noise (at Poisson
+                times it would come out 20 times as large).
             valid: where False, x is not there (T, B); the derivative is made there all the same.
 
         Raises:
-            EstimatorError: shapes that do not fit, or sequences so sparse that the grid has over 64 points a sample.
+            EstimatorError: shapes that do not fit, times that fall or are not finite, or sequences so sparse that the
+                grid has over 64 points a sample.
         """
         x = x if x.dtype == torch.float64 else x.float()
         for name, v in (("time", time), ("valid", valid)):
             if v is not None and v.shape != x.shape[:2]:
                 raise EstimatorError(f"{name} is {tuple(v.shape)}, expected {tuple(x.shape[:2])}, as x's first two")
+        if valid is not None and valid.dtype != torch.bool:
+            raise EstimatorError(f"valid is {valid.dtype}, expected torch.bool: True where x is there")
         if x.shape[0] < 2:
             return torch.zeros_like(x)
         with torch.autocast(x.device.type, enabled=False):
@@ -114,6 +118,10 @@ class SpectralDifferentiation(nn.Module):
         if time is None:
             time = torch.arange(steps, device=x.device)[:, None].expand(steps, batch)
         time = time.detach().double()
+        if not bool((time.diff(dim=0) >= 0.0).all() & time.isfinite().all()):
+            raise EstimatorError(
+                "time has to rise from row to row and be finite, also where x is missing; sort the rows"
+            )
         nodes, values, count = _nodes(x, time, valid)
         first = nodes[1]
         span = nodes.gather(0, count[None].clamp(min=1))[0] - first
