@@ -38,7 +38,6 @@ from ssrtrack.experiments.selective_copy import (
     sample,
 )
 from ssrtrack.experiments.train import SPECTRAL_CAP, Recipe, Stage, Training, cap, groups
-from ssrtrack.models.baselines import GruBlock
 from ssrtrack.models.koss import InnovationGain
 
 FOLDER = str(Path(__file__).parents[1] / "benchmarks")
@@ -178,17 +177,6 @@ def test_no_model_sees_the_future(model: str) -> None:
     # An FFT carries rounding backwards, and nothing else.
     assert (a[:, :17] - b[:, :17]).abs().max() < 1e-5 * a.abs().max()
     assert (a[:, 17:] - b[:, 17:]).abs().max() > 1e-3 * a.abs().max()
-
-
-def test_under_autocast_a_gru_keeps_its_state_in_float32_as_the_others_do() -> None:
-    block, seen = GruBlock(16), []
-    block.gru.register_forward_hook(
-        lambda _, given, out: seen.append((torch.is_autocast_enabled("cpu"), given[0].dtype, out[0].dtype))
-    )
-    with torch.autocast("cpu", torch.bfloat16):
-        block(torch.zeros(5, 2, 16))
-    # A GPU's autocast takes cuDNN's whole recurrence to half precision; a CPU's does not, so the context is asked.
-    assert seen == [(False, torch.float32, torch.float32)]
 
 
 def test_seeds_alone_decide_the_weights() -> None:
