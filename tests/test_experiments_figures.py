@@ -116,6 +116,8 @@ def test_what_cannot_be_traced_is_refused() -> None:
     _, state = layer(x, gap)
     with pytest.raises(EstimatorError, match="2 steps into a segment"):
         trace(layer, x, gap, None, state)
+    with pytest.raises(EstimatorError, match=r"gap is \(5, 3\), expected \(6, 3\)"):
+        trace(layer, x, gap[:5])
     packed, _ = layer.loop_inputs(x[:, :1], offsets=torch.tensor([0, 2, 6], dtype=torch.int32))
     with pytest.raises(ValueError, match="offsets"):
         trace_loop(packed, layer.form)

@@ -72,6 +72,7 @@ def trace(
     """
     if layer.published is not None:
         raise EstimatorError("the published scheme has no closed loop to look into; trace a layer without published")
+    layer.checked(x, gap, valid, state, None, None)
     if state is not None and state.position:
         raise EstimatorError(f"the state is {state.position} steps into a segment; trace from a segment's beginning")
     x = x if valid is None else torch.where(valid[..., None], x, 0.0)
