@@ -13,7 +13,8 @@ says, and from `ssrtrack.models.koss`, in this:
   still passes 0.94 at the Nyquist frequency.
 - A is modulated by 1 − κ² and only so (a truncated Neumann series, multiplied element by element).
 
-Time between steps and missing steps have no place in it.
+Time between steps and missing steps have no place in it. This is the layer alone: the block around it is `KossBlock`,
+with one convolution where the released model has two in series.
 """
 
 import math
