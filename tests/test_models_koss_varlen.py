@@ -1,10 +1,12 @@
-"""Sequences of unequal length in one call of a KOSS layer: padded, or packed one after another."""
+"""What a KOSS layer is called with: sequences of unequal length, padded or packed, and what does not fit."""
 
+import re
 from typing import Any
 
 import pytest
 import torch
 
+from ssrtrack.errors import EstimatorError
 from ssrtrack.models.koss import KossBlock, KossLayer
 
 Tensor = torch.Tensor
@@ -84,3 +86,24 @@ def test_what_stands_in_the_padding_is_not_read(options: dict[str, Any]) -> None
     other[11:, 1], other_gap[11:, 1] = 1e4, 50.0
     (y, state), (same, end) = made(x, gap, valid, lengths=lengths), made(other, other_gap, valid, lengths=lengths)
     assert torch.equal(y, same) and torch.equal(state.scan, end.scan)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    made, (x, gap, _) = KossLayer(8), layer_input(6, 2, 8)
+    one_row = x[:, :1]
+    for given, message in (
+        (({"x": x[0]}), "x is (2, 8) torch.float32, expected floating (T, B, 8)"),
+        (({"x": x.long()}), "x is (6, 2, 8) torch.int64, expected floating"),
+        (({"x": x, "gap": gap.T}), "gap is (2, 6), expected (6, 2)"),
+        (({"x": x, "valid": gap[:5] > 0}), "valid is (5, 2), expected (6, 2)"),
+        (({"x": x, "valid": torch.ones(6, 2)}), "valid is torch.float32, expected torch.bool"),
+        (({"x": x, "lengths": torch.tensor([6])}), "lengths is (1,), expected (2,)"),
+        (({"x": x, "lengths": torch.tensor([7, 2])}), "lengths are 2 to 7, expected 0 to 6"),
+        (({"x": x, "lengths": torch.tensor([1.0, 2.0])}), "lengths is torch.float32, expected torch.int32"),
+        (({"x": x, "offsets": torch.tensor([0, 6])}), "packed sequences are x (ΣT, 1, D)"),
+        (({"x": one_row, "offsets": torch.tensor([0, 7, 6])}), "offsets [0, 7, 6] … 6 must rise from 0 to 6"),
+        (({"x": one_row, "offsets": torch.tensor([0, 4, 5])}), "offsets [0, 4, 5] … 5 must rise from 0 to 6"),
+    ):
+        for module in (made, KossBlock(8)):
+            with pytest.raises(EstimatorError, match=re.escape(message)):
+                module(**given)
