@@ -204,7 +204,7 @@ def _backward(
     x_at, d_at = X + b * xb + row * xt + head * C, DELTA + b * db + row * dt + head * C
     z_at, s_at = BIAS + b * zb + row * zt + head * C, SLOPE + b * sb + row * st + head * C
     c_at, g_at = READ + b * cb + row * ct, GY + b * gb + row * gt + head * C
-    out, read_at = b * ob + row * ot + head * C, GREAD + head * rh + b * rb + row * rt
+    out, read_at = b * ob + row * ot + head * C, GREAD + head.to(tl.int64) * rh + b * rb + row * rt
     kept = KEPT + ((kept_row(first, b, T, S, VARLEN) + tl.maximum(count - 1, 0)) * H + head) * (NI * NS * C)
     x_off, d_off = sequence * xb + channel, sequence * db + channel
     z_off, s_off = sequence * zb + channel, sequence * sb + channel
