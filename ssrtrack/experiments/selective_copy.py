@@ -10,8 +10,9 @@ mode     Of 2M tokens half count. A flag says whether the tokens after it do, un
          the first token after it lie 7 steps, more than two convolutions of 4 taps see back.
 repeat   A token that repeats the last one stored does not count; events lie 7 or more steps apart.
 
-`mode` and `repeat` cannot be solved by a rule that looks at the current input alone; `blind_answers` are the best that
-such a rule can say, and their score is the line to beat.
+`mode` and `repeat` cannot be solved by a rule that decides on each token by the current input alone; `blind_answers` are
+the best that such a rule can say, and their score is the line to beat. It is no bound on a network whose gains see
+inputs alone: one that keeps everything may sort it out when it answers, and a second block is told by the first.
 """
 
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ def blind_answers(task: CopyTask, x: Tensor) -> Tensor:
     follow: keeps what is a whole number; an echo is none unless u makes it one, so this is nearly always right.
     mode: sees every token and no flag, and names the symbol that is most probable under all orders of the flags: no
     program that ignores the flags is better. repeat: such a rule keeps repeats as well, and the k-th answer is the
-    j-th token it kept, with the best j for each k.
+    j-th token it kept, with the best j for each k. (A program that compared them afterwards would know all.)
     """
     strip = x[:, : task.strip]
     if task.rule == "follow":
