@@ -10,8 +10,8 @@ mode     Of 2M tokens half count. A flag says whether the tokens after it do, un
          the first token after it lie 7 steps, more than two convolutions of 4 taps see back.
 repeat   A token that repeats the last one stored does not count; events lie 7 or more steps apart.
 
-`mode` and `repeat` cannot be solved by a rule that decides on each token by the current input alone; `blind_answers` are
-the best that such a rule can say, and their score is the line to beat. It is no bound on a network whose gains see
+`mode` and `repeat` cannot be solved by a rule that decides on each token by the current input alone; `blind_answers`
+are the best that such a rule can say, and their score is the line to beat. It is no bound on a network whose gains see
 inputs alone: one that keeps everything may sort it out when it answers, and a second block is told by the first.
 """
 
