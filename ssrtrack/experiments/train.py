@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ssrtrack.errors import TrainingError
-from ssrtrack.models.koss import SPECTRAL_CAP, InnovationGain
+from ssrtrack.models.koss import InnovationGain
 
 Tensor = torch.Tensor
 Sampler = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
@@ -23,7 +23,6 @@ POOL = 50  # batches drawn at once, and steps queued at once
 AHEAD = 2  # pools of steps queued before the host waits
 EAGER = 3  # steps before a graph is captured: kernels compile, workspaces and the optimiser's state are made
 CLIP = 1.0  # of the gradient's norm
-SQUARINGS = 6  # of WᵀW, for its largest eigenvalue
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -185,7 +184,8 @@ class Training:
         nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
         self.optimiser.step()
         with torch.no_grad():
-            cap(self.gains)
+            for gain in self.gains:
+                gain.cap()
             self.losses.index_copy_(0, self.step, loss.detach()[None])
             self.scores.index_copy_(0, self.step, self.goal.score(out.detach(), target).float()[None])
             self.step += 1
@@ -215,28 +215,3 @@ def groups(net: nn.Module, decay: float) -> list[dict[str, Any]]:
         if parameter.requires_grad:
             parts[id(parameter) not in linear].append(parameter)
     return [{"params": part, "weight_decay": rate} for part, rate in zip(parts, (decay, 0.0), strict=True)]
-
-
-@torch.no_grad()
-def cap(gains: list[InnovationGain]) -> None:
-    """Scale W1 and W2 of every gain back to a spectral norm of SPECTRAL_CAP, as `InnovationGain.cap` does.
-
-    Without a singular value decomposition, which asks the host: σ₁² ≤ (tr (WᵀW)^64)^{1/64} by repeated squaring, for
-    64 channels at most 3.4 % too large in σ₁, so a norm above the cap comes to lie between 0.967 of it and the cap.
-    """
-    if not gains:
-        return
-    stacks: list[Tensor] = [weight for gain in gains for weight in (gain.w1, gain.w2)]
-    joined = torch.cat(stacks)
-    square = joined.transpose(1, 2) @ joined
-    logarithm = torch.zeros_like(square[:, :1, :1])
-    for k in range(SQUARINGS):
-        scale = square.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp(min=1e-30)
-        logarithm = logarithm + scale.log() / 2**k
-        square = square / scale
-        square = square @ square
-    trace = square.diagonal(dim1=1, dim2=2).sum(1)[:, None, None].clamp(min=1e-30)
-    norm = torch.exp(0.5 * (logarithm + trace.log() / 2**SQUARINGS))
-    factors = (SPECTRAL_CAP / norm).clamp(max=1.0)
-    for weight, factor in zip(stacks, torch.split(factors, [w.shape[0] for w in stacks]), strict=True):
-        weight.mul_(factor)
