@@ -11,7 +11,8 @@ pass by pass, the last one first (λ = ∂L/∂h after the segment):
 
 Registers, not arithmetic, are what it runs out of: each stage reads its inputs and computes its states again (a barrier
 between two stages keeps the compiler from finding that it has seen both before), and the weights' gradients, which
-would take as many registers as all else, are left to a kernel of their own.
+would take as many registers as all else, are left to a kernel of their own. Passes are a loop, not unrolled: e and K of
+each lie in a few kilobytes of the program's own, and the compiler has one pass to deal with.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
@@ -39,8 +40,12 @@ from ssrtrack.kernels.koss_segment_parts import (
     by_row,
     decayed,
     hidden_layer,
+    keep_tile,
+    kept_columns,
     kept_row,
+    kept_tile,
     load_read,
+    load_rows,
     load_slope,
     load_states,
     load_tile,
@@ -64,7 +69,7 @@ LoopGradients = tuple[Tensor | None, ...]
 @triton.jit
 def _backward(
     X, DELTA, READ, BIAS, RATE, W1, B1, W2, START, SLOPE, LEAD, OFFSETS, KEPT, GY, GFINAL,
-    GX, GDELTA, GREAD, GBIAS, GSLOPE, GRATE, GSTART, GLEAD, SELECTED, HIDDEN, LOGIT, T, H,
+    GX, GDELTA, GREAD, GBIAS, GSLOPE, GRATE, GSTART, GLEAD, SELECTED, HIDDEN, LOGIT, OWN, T, H,
     xb, xt, db, dt, cb, ct, zb, zt, sb, st, gb, gt, ob, ot, op, rh, rb, rt, rn, hb, hn,
     OP: tl.constexpr, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr, INNOVATE: tl.constexpr, VARLEN: tl.constexpr,
     G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr, LOG: tl.constexpr,
@@ -97,8 +102,10 @@ def _backward(
     g_rate = zeros(NI, PC, NS)
     g_lead = tl.zeros([PC, P], tl.float32)  # summed over its rows once, at the end: a sum over threads is an exchange
     pad = zeros(P - S, PC, NS)
+    zero = tl.zeros([], tl.int64)
+    own = OWN + (zero + tl.program_id(0)) * (2 * (J + 1) * P * PC)  # e and K of every pass of a segment
     left = length - tl.maximum(count - 1, 0) * S
-    for _ in range(0, count):
+    for _segment in range(0, count):
         # Forward again: innovations and gains of every pass.
         h = load_states(kept, kept_off, C, NI, NS)
         x_tile = load_tile(x_at, x_off, xt, left, 0.0, P)
@@ -108,17 +115,19 @@ def _backward(
         e_tile = x_tile
         if INNOVATE:
             e_tile -= stack(predictions(h, rate, delta, c, S, NI, EVEN) + pad, NS, PC, P, LOGP)
-        es, hiddens, gains = (), (), ()
-        for j in tl.static_range(J + 1):
+        for j in range(0, J + 1):
             e = by_row(e_tile, G, C, P)
-            s, _ = saturation(e)
+            s = saturation(e)[0]
             hidden = operand(hidden_layer(s, w1, b1, DOT), w2)
-            store_rows(SELECTED + out + j * op, ob, ot, left, s, G, C, P)
-            store_rows(HIDDEN + out + j * op, ob, ot, left, hidden, G, C, P)
             K_tile = gain(OP, tl.dot(hidden, w2, input_precision=DOT) + z)
-            es, hiddens, gains = es + (e,), hiddens + (hidden,), gains + (K_tile,)
-            if j < J:
-                x, K = unstack(x_tile, PC, P, LOGP), unstack(by_pair(K_tile, G, C, P), PC, P, LOGP)
+            place = out + (zero + j) * op
+            store_rows(SELECTED + place, ob, ot, left, s, G, C, P)
+            store_rows(HIDDEN + place, ob, ot, left, hidden, G, C, P)
+            keep_tile(own + j * (2 * P * PC), e, G, C, P)
+            keep_tile(own + j * (2 * P * PC) + P * PC, K_tile, G, C, P)
+            if J > 0:
+                tl.debug_barrier()
+                x, K = unstack(x_tile, PC, P, LOGP), kept_columns(own + j * (2 * P * PC) + P * PC, PC, P, LOGP)
                 slope = load_slope(s_at, s_off, st, left, HAS_SLOPE, PC, P, LOGP)
                 refined = ()
                 g = h
@@ -128,39 +137,49 @@ def _backward(
                 e_tile = x_tile - stack(refined + pad, NS, PC, P, LOGP)
 
         # And back, the last pass first.
-        source = zeros(1, PC, NS)
         carry = lam
         lam = zeros(NI, PC, NS)
         gz_sum = tl.zeros([P * G, C], tl.float32)
         gx_sum, g_delta_sum = tl.zeros([PC, P], tl.float32), tl.zeros([PC, P], tl.float32)
         g_slope_sum = tl.zeros([PC, P], tl.float32)
-        gc_sum = ()
-        for j in tl.static_range(J, -1, -1):
+        source, gc_sum = (), ()
+        if J > 0:
+            gy = unstack(load_tile(g_at, g_off, gt, left, 0.0, P), PC, P, LOGP)
+            for s in tl.static_range(S):
+                for i in tl.static_range(NI):
+                    source = source + (tl.zeros([PC, NS], tl.float32) + c[s * EVEN + i] * gy[s],)
+        for _k in tl.static_range(S // BLOCK):
+            gc_sum = gc_sum + (tl.zeros([NS if G == 1 else G, BLOCK * EVEN], tl.float32),)
+        for back in range(0, J + 1):
+            j = J - back
+            mine, place = own + j * (2 * P * PC), out + (zero + j) * op
             tl.debug_barrier()
             h = load_states(kept, kept_off, C, NI, NS)
             x = unstack(load_tile(x_at, x_off, xt, left, 0.0, P), PC, P, LOGP)
             delta = unstack(load_tile(d_at, d_off, dt, left, 0.0, P), PC, P, LOGP)
-            gy = unstack(load_tile(g_at, g_off, gt, left, 0.0, P), PC, P, LOGP)
+            gy = unstack(load_tile(g_at, g_off, gt, tl.where(back == 0, left, 0), 0.0, P), PC, P, LOGP)
             slope = load_slope(s_at, s_off, st, left, HAS_SLOPE, PC, P, LOGP)
             c = load_read(c_at, cb, ct, left, G, C, NI, NS, S, LOG, EVEN)
-            K = unstack(by_pair(gains[j], G, C, P), PC, P, LOGP)
+            K = kept_columns(mine + P * PC, PC, P, LOGP)
             states = history(OP, h, rate, delta, K, c, x, slope, lead, S, NI, EVEN)
             tl.debug_barrier()
             delta = unstack(load_tile(d_at, d_off, dt, left, 0.0, P), PC, P, LOGP)
             carry, g_rate, gK, gx, g_delta, g_slope, gv, gc = states_back(
-                OP, states, source, carry, rate, g_rate, delta, K, c, x, slope, lead, gy, j == J,
+                OP, states, source, carry, rate, g_rate, delta, K, c, x, slope, lead, gy, J == 0,
                 S, NI, NS, EVEN, G, C, BLOCK, LOGM,
             )  # fmt: skip
-            gz = by_row(stack(gK + pad, NS, PC, P, LOGP), G, C, P) * gain_slope(OP, gains[j])
+            gz = by_row(stack(gK + pad, NS, PC, P, LOGP), G, C, P) * gain_slope(OP, kept_tile(mine + P * PC, G, C, P))
+            # Every pass writes its sum over what was before it: the first pass, which comes last, the whole.
             gz_sum += gz
-            if j == 0:
-                store_tile(GBIAS + out, o_off, ot, left, by_pair(gz_sum, G, C, P), P)
+            store_rows(GBIAS + out, ob, ot, left, gz_sum, G, C, P)
             gz = operand(gz, w2)
-            store_rows(LOGIT + out + j * op, ob, ot, left, gz, G, C, P)
-            _, rest = saturation(es[j])
+            store_rows(LOGIT + place, ob, ot, left, gz, G, C, P)
+            e = kept_tile(mine, G, C, P)
+            rest = saturation(e)[1]
             d_hidden = tl.dot(gz, tl.trans(w2), input_precision=DOT)
-            d_hidden = operand(tl.where(hiddens[j] > 0.0, d_hidden, 0.0), w1)
-            de_tile = tl.dot(d_hidden, tl.trans(w1), input_precision=DOT) * saturation_slope(es[j], rest)
+            active = load_rows(HIDDEN + place, ob, ot, left, G, C, P) > 0.0
+            d_hidden = operand(tl.where(active, d_hidden, 0.0), w1)
+            de_tile = tl.dot(d_hidden, tl.trans(w1), input_precision=DOT) * saturation_slope(e, rest)
             de_tile = by_pair(de_tile, G, C, P)
             gx_sum += de_tile
             if OP == NEUMANN or OP == BUCY or OP == EXACT:
@@ -174,46 +193,49 @@ def _backward(
                 if HAS_LEAD:
                     g_slope_sum += lead * v_tile
                     g_lead += v_tile * load_tile(s_at, s_off, st, left, 0.0, P)
-            if j == 0:
-                store_tile(GX + out, o_off, ot, left, gx_sum, P)
-                if HAS_SLOPE:
-                    store_tile(GSLOPE + out, o_off, ot, left, g_slope_sum, P)
+            store_tile(GX + out, o_off, ot, left, gx_sum, P)
+            if HAS_SLOPE:
+                store_tile(GSLOPE + out, o_off, ot, left, g_slope_sum, P)
             if INNOVATE:
                 tl.debug_barrier()
                 h = load_states(kept, kept_off, C, NI, NS)
                 delta = unstack(load_tile(d_at, d_off, dt, left, 0.0, P), PC, P, LOGP)
                 c = load_read(c_at, cb, ct, left, G, C, NI, NS, S, LOG, EVEN)
                 p = ()
-                if j > 0:
+                if J > 0:
+                    # Of the pass before; in front of the first one is a pass of no gain: prediction, open-loop.
                     x = unstack(load_tile(x_at, x_off, xt, left, 0.0, P), PC, P, LOGP)
                     slope = load_slope(s_at, s_off, st, left, HAS_SLOPE, PC, P, LOGP)
-                    K = unstack(by_pair(gains[j - 1], G, C, P), PC, P, LOGP)
+                    K = kept_columns(own + tl.maximum(j - 1, 0) * (2 * P * PC) + P * PC, PC, P, LOGP)
+                first_pass = tl.where(j == 0, 1.0, 0.0)
                 for s in tl.static_range(S):
-                    if j > 0:
-                        p = p + decayed(h, rate, delta[s], NI)
-                        h = updated(OP, h, rate, delta[s], K[s], c, s * EVEN, x[s], slope[s], lead, NI)
+                    now = decayed(h, rate, delta[s], NI)
+                    p = p + now
+                    if J > 0:
+                        K_before = K[s] * (1.0 - first_pass)
+                        h = updated(OP, h, rate, delta[s], K_before, c, s * EVEN, x[s], slope[s], lead, NI)
                     else:
-                        h = decayed(h, rate, delta[s], NI)
-                        p = p + h
+                        h = now
                 tl.debug_barrier()
                 delta = unstack(load_tile(d_at, d_off, dt, left, 0.0, P), PC, P, LOGP)
                 de = unstack(de_tile, PC, P, LOGP)
                 g_rate, g_delta, gc, onward = innovations_back(
-                    p, de, rate, g_rate, delta, c, g_delta, gc, j == 0, S, NI, NS, EVEN, G, C, BLOCK, LOGM
+                    p, de, rate, g_rate, delta, c, g_delta, gc, first_pass, S, NI, NS, EVEN, G, C, BLOCK, LOGM
                 )
                 # What the first step hands on belongs to the state before the segment, whatever the pass.
                 sums = ()
                 for i in tl.static_range(NI):
                     sums = sums + (lam[i] + carry[i] + onward[i],)
                 lam = sums
-                source = take(onward, NI, (S - 1) * NI) + zeros(NI, PC, NS)
+                if J > 0:
+                    source = take(onward, NI, (S - 1) * NI) + zeros(NI, PC, NS)
             else:
                 lam = carry
             carry = zeros(NI, PC, NS)
             g_delta_sum += stack(g_delta + pad, NS, PC, P, LOGP)
             summed = ()
             for k in tl.static_range(S // BLOCK):
-                summed = summed + ((gc[k] if j == J else gc_sum[k] + gc[k]),)
+                summed = summed + (gc_sum[k] + gc[k],)
             gc_sum = summed
 
         store_tile(GDELTA + out, o_off, ot, left, g_delta_sum, P)
@@ -263,11 +285,13 @@ def backward(
     options = settings(inputs, form, tiles)
     passes = options["J"] + 1
     selected, hidden, logit = (gx.new_empty((passes, *gx.shape), dtype=given[5].dtype) for _ in range(3))
+    programs = size.B // tiles.G * size.H
+    own = g_final.new_empty((programs, 2 * passes, options["P"] * tiles.G * size.C))
     even = 1 << (options["NI"] - 1).bit_length()
     block = min(form.segment, max(1, 16 // even))
-    _backward[(size.B // tiles.G * size.H,)](
+    _backward[(programs,)](
         *given, saved[0], gy, g_final, gx, g_delta, g_read, g_bias, gx if g_slope is None else g_slope, g_rate,
-        g_start, g_lead, selected, hidden, logit, size.T, size.H, *strides, gy.stride(0) * zero, gy.stride(1),
+        g_start, g_lead, selected, hidden, logit, own, size.T, size.H, *strides, gy.stride(0) * zero, gy.stride(1),
         gx.stride(0) * zero, gx.stride(1), gx.numel(), g_read.stride(0), g_read.stride(1) * zero, g_read.stride(2),
         given[4].stride(0), *g_final.stride()[:2], BLOCK=block, LOGM=(block * even).bit_length() - 1, **options,
     )  # fmt: skip

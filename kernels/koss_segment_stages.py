@@ -41,7 +41,9 @@ def states_back(
     S: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, EVEN: tl.constexpr, G: tl.constexpr, C: tl.constexpr,
     BLOCK: tl.constexpr, LOGM: tl.constexpr,
 ):  # fmt: skip
-    """One pass' states taken back. `source`: ∂L/∂h_t from beyond this pass, at s·NI + i; in the last one it is c gy.
+    """One pass' states taken back. `source`: ∂L/∂h_t from beyond this pass, at s·NI + i; LAST: c gy, not given.
+
+    gy is 0 in passes before the last, whose states are not read out.
 
     Returns carry to before the segment, ∂L/∂A so far, per step and still to be summed over lanes [G·C, NS] gK, gx,
     gΔ, gẋ and gv, and gc by blocks of BLOCK steps (`over_channels`).
@@ -75,9 +77,8 @@ def states_back(
             back = back + (a,)
             rates = rates + (g_rate[i] + q * delta[s],)
             b_delta = b_delta + q * rate[i] if OP == BUCY else q * rate[i]
-            if LAST:
-                read = states[(s + 1) * NI + i] * gy[s]
-                b_c = read if OP == EXACT else b_c + read
+            read = states[(s + 1) * NI + i] * gy[s]
+            b_c = read if OP == EXACT else b_c + read
             row = row + (b_c,)
             if i == 0:
                 d_K, d_x, d_delta, d_slope, d_v = b_K, b_x, b_delta, b_slope, b_v
@@ -102,13 +103,13 @@ def states_back(
 
 @triton.jit
 def innovations_back(
-    p, de, rate, g_rate, delta, c, g_delta, gc, FIRST: tl.constexpr, S: tl.constexpr, NI: tl.constexpr,
+    p, de, rate, g_rate, delta, c, g_delta, gc, first, S: tl.constexpr, NI: tl.constexpr,
     NS: tl.constexpr, EVEN: tl.constexpr, G: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, LOGM: tl.constexpr,
 ):  # fmt: skip
     """A pass' innovations taken back: p its predictions at s·NI + i, de their gradient.
 
     Returns ∂L/∂A, gΔ and gc with what is added here, and E dp of every step at s·NI + i: what step s − 1 of the pass
-    before is handed (FIRST: Q, and only that of step 0 counts).
+    before is handed (`first` is 1 in the first pass: Q, and only that of step 0 counts; else 0).
     """
     PC: tl.constexpr = G * C
     later = zeros(NI, PC, NS)
@@ -118,8 +119,7 @@ def innovations_back(
         total = g_delta[s]
         for i in tl.static_range(NI):
             dp = -c[s * EVEN + i] * de[s]
-            if FIRST:
-                dp += later[i]
+            dp += later[i] * first
             grown = dp * p[s * NI + i]
             total += grown * rate[i]
             rates = rates + (g_rate[i] + grown * delta[s],)
