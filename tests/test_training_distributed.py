@@ -42,7 +42,8 @@ def trained(folder: Path, processes: int) -> str:
     command = [sys.executable, *launch, "script.py", "small.toml", f"run{processes}"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
+    # A process's own last words come first, the launcher's account of all last.
+    assert done.returncode == 0, f"{done.stderr[:4000]}\n…\n{done.stderr[-2000:]}"
     return done.stdout
 
 

@@ -85,5 +85,7 @@ def ranks(device: str) -> Iterator[Ranks]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), world, chosen)
+        # Together: while one still writes, another must not take its end of their connections down.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
