@@ -1,4 +1,4 @@
-"""What a KOSS loop is given and how it runs: the operators' names, the inputs with their shapes, the refusals.
+"""What a KOSS loop is given and how it runs: the operators' names and the inputs with their shapes.
 
 Letters as in arXiv 2512.16723: B sequences of T steps, D = H·C channels in H heads of C, N states a channel.
 """

@@ -132,14 +132,12 @@ class Tiling(NamedTuple):
     stages: int
 
 
-def tiling(inputs: LoopInputs, most_together: int = 2) -> Tiling:
-    """Small N: one lane, several sequences a program where there are enough. Large N: states in lanes."""
+def tiling(inputs: LoopInputs) -> Tiling:
+    """Small N: one lane, two sequences a program where there are enough. Large N: states in lanes."""
     size = shape_of(inputs)
     if size.N <= 4:
-        G = 1
-        if inputs.offsets is None and size.C <= 64 and near(inputs):
-            while most_together > G and size.B % (2 * G) == 0 and size.B * size.H >= 256 * G:
-                G *= 2
+        pairs = inputs.offsets is None and size.C <= 64 and near(inputs)
+        G = 2 if pairs and size.B % 2 == 0 and size.B * size.H >= 256 else 1
         return Tiling(G, 1, max(1, G * size.C // 32), 2)
     NS = 1
     while NS < 4 and size.N % (2 * NS) == 0:
