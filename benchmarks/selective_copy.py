@@ -22,7 +22,7 @@ import torch
 from setting import RESULTS, cuda_device, setting, write_csv
 
 from ssrtrack.errors import TrainingError
-from ssrtrack.experiments.grid import read_records
+from ssrtrack.experiments.grid import read_records, tunings
 from ssrtrack.experiments.grid_models import MODELS
 from ssrtrack.experiments.grid_plan import cells, narrowed
 from ssrtrack.experiments.grid_tasks import TEST_SEED, TRIALS
@@ -88,9 +88,12 @@ def summarised(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for r in finals:
             if r["task"] == task:
                 alike.setdefault(tuple(r[name] for name in ALIKE), []).append(r)
-        for (model, *_), some in alike.items():
-            tried = {r["lr"] for r in good if (r["task"], r["model"], r["kind"]) == (task, model, "tune")}
-            rows.append({"task": task, "model": model} | _row(some, line, sorted(tried)))
+        for (model, lr, *_), some in alike.items():
+            sign = 1.0 if TRIALS[task].least else -1.0
+            cost = {r["lr"]: sign * r["score"] for r in tunings(task, model, good)}
+            if lr in cost and min(cost, key=lambda rate: cost[rate]) != lr:
+                continue  # trained before a better rate was tried
+            rows.append({"task": task, "model": model} | _row(some, line, sorted(cost)))
     return rows
 
 

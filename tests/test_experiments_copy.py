@@ -260,6 +260,9 @@ def test_a_cell_is_tuned_before_its_seeds_are_trained() -> None:
         assert best_rate(one, records) == best
         assert [(job.lr, job.seed) for job in open_jobs([one], records, ())] == [(best, 1), (best, 2)]
     assert left([one], records[:1]) == 3
+    trial = [record(replace(job, steps=2), score) for job, score in zip((slow, fast), (0.1, 0.9), strict=True)]
+    assert best_rate(one, trial) is None
+    assert best_rate(one, [record(slow, 0.6), record(fast, 0.5), *trial]) == 1e-3
     levels = Cell("levels", "gru", 5, (1e-3, 4e-3), (1,))
     assert best_rate(levels, [record(job, s) for job, s in zip(levels.tuning(), (0.3, 0.4), strict=True)]) == 1e-3
     clean = cell(task="short-clean", tuned_on="short")
@@ -343,13 +346,20 @@ def test_the_tables_say_mean_spread_and_lines(tmp_path: Path, monkeypatch: pytes
     ]  # fmt: skip
     records[0]["commit"] = "y"
     failed = {"task": "mode", "model": "koss", "kind": "final", "error": "it died"}
-    script.write_tables([*records, failed], tmp_path)
+    # What was trained before a better rate was tried is not told any more.
+    later = [
+        records[3] | {"kind": kind, "lr": lr, "score": score, "key": f"levels {kind} {lr}", "task": "levels"}
+        for kind, lr, score in (("tune", 1e-3, 0.3), ("tune", 2e-3, 0.2), ("final", 1e-3, 0.3), ("final", 2e-3, 0.2))
+    ]
+    script.write_tables([*records, failed, *later], tmp_path)
+    told_of = (tmp_path / "level_jumps.csv").read_text().splitlines()
+    assert len(told_of) == 3 and told_of[1].startswith("levels,koss,0.2000,")
     rows = (tmp_path / "selective_copy.csv").read_text().splitlines()
     assert len(rows) == 3 and rows[1].startswith("short-clean,koss,0.9500,0.0707,0.9000,1.0000,0.2000,2,9,0.1667,")
     assert rows[1].endswith(",0.001,0.001,3,x,x,x,1.00,3.0,0,x,x,y; x,x")
     # A trial of another length does not mix with what is reported.
     assert rows[2].startswith("short-clean,koss,0.2000,,0.2000,0.2000,0.2000,1,9,")
-    assert (tmp_path / "level_jumps.csv").read_text().splitlines()[1].startswith("levels-conv,koss,0.3000,,")
+    assert told_of[2].startswith("levels-conv,koss,0.3000,,")
 
 
 def test_every_task_of_the_grid_samples_what_its_network_takes() -> None:

@@ -108,18 +108,26 @@ def append_record(path: Path, record: Record) -> None:
         file.write(json.dumps(record).encode() + b"\n")
 
 
+def tunings(task: str, model: str, records: Iterable[Record]) -> list[Record]:
+    """The trainings at which a rate is chosen: of those in the file the longest."""
+    some = [r for r in records if (r["task"], r["model"], r["kind"]) == (task, model, "tune")]
+    longest = max((r["steps"] for r in some), default=0)
+    return [r for r in some if r["steps"] == longest]
+
+
 def best_rate(cell: Cell, records: Iterable[Record]) -> float | None:
     """The learning rate with the best validation score; None while any is still to be tried.
 
-    A training that failed or diverged counts as tried and never wins; where all did, the least rate is taken.
+    A training that failed or diverged counts as tried and never wins; where all did, the least rate is taken. Only
+    trainings of the length that the cell's own have, so that a short trial in the same file decides nothing.
     """
     if len(cell.rates) == 1:
         return cell.rates[0]
     task = cell.tuned_on or cell.task
     sign = 1.0 if TRIALS[task].least else -1.0
     cost: dict[float, float] = {}
-    for record in records:
-        if (record["task"], record["model"], record["kind"]) == (task, cell.model, "tune"):
+    for record in tunings(task, cell.model, records):
+        if cell.tuned_on or record["steps"] == (cell.tuning_steps or cell.steps):
             score = float(record.get("score", "nan"))
             cost[record["lr"]] = sign * score if isfinite(score) else float("inf")
     if not set(cell.rates) <= set(cost):

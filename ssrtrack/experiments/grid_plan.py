@@ -6,6 +6,7 @@ from ssrtrack.errors import TrainingError
 from ssrtrack.experiments.grid import Cell
 
 RATES = (1e-3, 2e-3, 4e-3)
+LEVEL_RATES = (2e-3, 4e-3, 8e-3, 1.6e-2)
 SEEDS = (1, 2, 3)
 STEPS = {"short": 3000, "mode": 3000, "repeat": 3000, "levels": 2000, "long": 10_000}
 LONG_TUNING = 2500  # steps, on the curriculum's first two strips
@@ -46,7 +47,8 @@ def narrowed(
 
 
 def _cell(task: str, model: str, *, tuned_on: str = "") -> Cell:
-    return Cell(task, model, STEPS[task.split("-")[0]], RATES, SEEDS, tuned_on)
+    kind = task.split("-")[0]
+    return Cell(task, model, STEPS[kind], LEVEL_RATES if kind == "levels" else RATES, SEEDS, tuned_on)
 
 
 def _short_first() -> list[Cell]:
