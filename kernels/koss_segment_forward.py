@@ -124,12 +124,16 @@ def supported(inputs: LoopInputs, form: LoopForm) -> bool:
 
 
 class Tiling(NamedTuple):
-    """Sequences G a program (a divisor of B; 1 if packed), lanes NS a channel (1 if G > 1), warps, stages in flight."""
+    """Sequences G a program (a divisor of B; 1 if packed), lanes NS a channel (1 if G > 1), warps, stages in flight.
+
+    U: steps the backward pass walks at a time, unrolled (a power of two).
+    """
 
     G: int
     NS: int
     warps: int
     stages: int
+    U: int = 4
 
 
 def tiling(inputs: LoopInputs) -> Tiling:

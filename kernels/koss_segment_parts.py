@@ -59,27 +59,24 @@ def store_rows(pointer, apart, stride, left, tile, G: tl.constexpr, C: tl.conste
 
 
 @triton.jit
-def load_rows(pointer, apart, stride, left, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
-    """The opposite of `store_rows`, 0 where there is none."""
+def load_rows(pointer, apart, stride, left, other, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
+    """The opposite of `store_rows`, `other` where there is none."""
     row = tl.arange(0, P * G)[:, None]
     place = row % G * apart + row // G * stride + tl.arange(0, C)[None, :]
-    return tl.load(pointer + place, mask=row // G < left, other=0.0)
+    return tl.load(pointer + place, mask=row // G < left, other=other)
 
 
 @triton.jit
 def keep_tile(pointer, tile, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
-    """Rows [P·G, C] to a program's own memory, for `kept_tile` and `kept_columns`; a barrier has to lie between."""
+    """Rows [P·G, C] to a program's own memory, for `own_tile` and a walk; a barrier has to lie between."""
     tl.store(pointer + tl.arange(0, P * G)[:, None] * C + tl.arange(0, C)[None, :], tile)
 
 
 @triton.jit
-def kept_tile(pointer, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
-    return tl.load(pointer + tl.arange(0, P * G)[:, None] * C + tl.arange(0, C)[None, :])
-
-
-@triton.jit
-def kept_columns(pointer, PC: tl.constexpr, P: tl.constexpr, LOGP: tl.constexpr):
-    return unstack(tl.load(pointer + tl.arange(0, PC)[:, None] + tl.arange(0, P)[None, :] * PC), PC, P, LOGP)
+def own_tile(pointer, left, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
+    """The opposite, 0 past the rows that are `left`."""
+    row = tl.arange(0, P * G)[:, None]
+    return tl.load(pointer + (row * C + tl.arange(0, C)[None, :]), mask=row // G < left, other=0.0)
 
 
 @triton.jit

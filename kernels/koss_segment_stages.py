@@ -1,134 +1,313 @@
-"""Stages of a segment's way back: its states again, the states' gradients, the innovations' gradients.
+"""Stages of a segment's way back: predictions, states, gate, and then the gradients of each.
 
-Formulas as at the head of `koss_segment_backward`; tiles as in `koss_segment_parts`.
+Formulas as at the head of `koss_segment_backward`; vectors and tiles as in `koss_segment_walk` and
+`koss_segment_parts`. `left` ≥ 1 is the number of the segment's steps; a stage walks through them U at a time and leaves
+off after the last. Its inputs are pointers [R] to the segment's first step and strides the compiler knows, so that a
+load is one instruction.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
-# ruff: noqa: RUF005, SIM108, SIM109 (Triton knows no unpacking and no `in`)
+# ruff: noqa: RUF005, SIM109 (Triton knows no unpacking and no `in`)
 
 import triton
 import triton.language as tl
 
-from ssrtrack.kernels.koss_math import BUCY, EXACT, KALMAN, LOG2E, NEUMANN, drive, retreat
-from ssrtrack.kernels.koss_rows import pile
-from ssrtrack.kernels.koss_segment_parts import decayed, read_out, take, updated, zeros
+from ssrtrack.kernels.koss_math import BUCY, EXACT, KALMAN, NEUMANN, advance, retreat
+from ssrtrack.kernels.koss_segment_walk import (
+    across,
+    driven,
+    own_steps,
+    powers,
+    reads_of,
+    steps_of,
+    store_pair,
+    store_step,
+    there,
+    times,
+    weighed,
+)
 
 
 @triton.jit
-def history(
-    OP: tl.constexpr, h, rate, delta, K, c, x, slope, lead, S: tl.constexpr, NI: tl.constexpr, EVEN: tl.constexpr
-):
-    """The states before each step and after the last: (S + 1)·NI tiles, that of step s and tile i at s·NI + i."""
-    out = h
-    for s in tl.static_range(S):
-        h = updated(OP, h, rate, delta[s], K[s], c, s * EVEN, x[s], slope[s], lead, NI)
-        out = out + h
+def vectors(count: tl.constexpr, R: tl.constexpr):
+    """`count` vectors [R] of zeros."""
+    out = ()
+    for _ in tl.static_range(count):
+        out = out + (tl.zeros([R], tl.float32),)
     return out
 
 
 @triton.jit
-def over_channels(tiles, G: tl.constexpr, C: tl.constexpr, NS: tl.constexpr, M: tl.constexpr, LOGM: tl.constexpr):
-    """M tiles [G·C, NS] → [NS, M] (one sequence) or [G, M], summed over a sequence's channels."""
-    if G == 1:
-        return tl.sum(pile(tiles, NS, C, M, LOGM), 0)
+def slopes_of(pointer, stride: tl.constexpr, left, HAS_SLOPE: tl.constexpr, U: tl.constexpr, R: tl.constexpr):
+    """ẋ of U steps, zeros where there is none."""
+    if HAS_SLOPE:
+        return steps_of(pointer, stride, left, U)
     else:
-        return tl.sum(tl.reshape(pile(tiles, 1, G * C, M, LOGM), [G, C, M]), 1)
+        return vectors(U, R)
+
+
+@triton.jit
+def load_vectors(pointer, stride, NI: tl.constexpr):
+    """NI vectors, `stride` apart."""
+    out = ()
+    for i in tl.static_range(NI):
+        out = out + (tl.load(pointer + i * stride).to(tl.float32),)
+    return out
+
+
+@triton.jit
+def store_vectors(pointer, stride, h, NI: tl.constexpr):
+    for i in tl.static_range(NI):
+        tl.store(pointer + i * stride, h[i])
+
+
+@triton.jit
+def predict(
+    h, rate, x_at, d_at, c_at, e_own, p_own, left, INNOVATE: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr,
+    ct: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
+):  # fmt: skip
+    """Innovations e = x − c·p of the open-loop prediction p_t = E_t p_{t−1} from h, and p before every U steps."""
+    R: tl.constexpr = PC * NS
+    p = h
+    for k in range(tl.cdiv(left, U)):
+        now = left - k * U
+        x = steps_of(x_at + k * (U * xt), xt, now, U)
+        if INNOVATE:
+            delta = steps_of(d_at + k * (U * dt), dt, now, U)
+            c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
+            store_vectors(p_own + k * (NI * R), R, p, NI)
+        for u in tl.static_range(U):
+            e = x[u]
+            if INNOVATE:
+                p = times(powers(rate, delta[u], NI), p, NI)
+                e -= across(weighed(c, u * NI, p, NI), PC, NS)
+            store_pair(e_own + (k * U + u) * PC, e, NS)
+
+
+@triton.jit
+def walk(
+    OP: tl.constexpr, h, rate, lead, x_at, d_at, c_at, s_at, K_own, h_own, e_own, left, refine, HAS_SLOPE: tl.constexpr,
+    HAS_LEAD: tl.constexpr, J: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, st: tl.constexpr,
+    U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
+):  # fmt: skip
+    """States before every U steps, with a pass' gains; where it is to `refine`, the next pass' innovations too."""
+    R: tl.constexpr = PC * NS
+    store_vectors(h_own, R, h, NI)
+    count = tl.cdiv(left, U)
+    # What comes after the last of the kept states matters to a next pass alone.
+    for k in range(tl.where(refine, count, count - 1)):
+        now = left - k * U
+        x = steps_of(x_at + k * (U * xt), xt, now, U)
+        delta = steps_of(d_at + k * (U * dt), dt, now, U)
+        c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
+        slope = slopes_of(s_at + k * (U * st), st, now, HAS_SLOPE, U, R)
+        K = own_steps(K_own + k * (U * PC), PC, U)
+        for u in tl.static_range(U):
+            p = times(powers(rate, delta[u], NI), h, NI)
+            if J > 0 and refine:
+                e = x[u] - across(weighed(c, u * NI, p, NI), PC, NS)
+                store_pair(e_own + (k * U + u) * PC, e, NS)
+            v = driven(OP, x[u], slope[u], lead, HAS_LEAD)
+            if OP == KALMAN:
+                v = v - across(weighed(c, u * NI, p, NI), PC, NS)
+            h = advanced(OP, h, p, rate, delta[u], K[u], c, u * NI, x[u], slope[u], v, NI)
+        if k < count - 1:
+            store_vectors(h_own + (k + 1) * (NI * R), R, h, NI)
+
+
+@triton.jit
+def advanced(OP: tl.constexpr, h, p, rate, delta, K, c, at, x, slope, v, NI: tl.constexpr):
+    """All states of a lane one step later."""
+    out = ()
+    for i in tl.static_range(NI):
+        out = out + (advance(OP, h[i], p[i], rate[i], delta, K, c[at + i], x, slope, v),)
+    return out
+
+
+@triton.jit
+def sum_onto(pointer, value, again, J: tl.constexpr, NS: tl.constexpr):
+    """A pass' part of what all passes give: added to what is there if one was there before (`again` is 1, else 0)."""
+    if J > 0:
+        value += tl.load(pointer, mask=there(pointer, 0, again), other=0.0)
+    store_pair(pointer, value, NS)
 
 
 @triton.jit
 def states_back(
-    OP: tl.constexpr, states, source, carry, rate, g_rate, delta, K, c, x, slope, lead, gy, LAST: tl.constexpr,
-    S: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, EVEN: tl.constexpr, G: tl.constexpr, C: tl.constexpr,
-    BLOCK: tl.constexpr, LOGM: tl.constexpr,
+    OP: tl.constexpr, carry, rate, g_rate, lead, g_lead, x_at, d_at, c_at, s_at, g_at, K_own, h_own, de_own, gK_own,
+    gx_own, gd_own, gs_own, gc_own, left, again, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr, J: tl.constexpr,
+    xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, st: tl.constexpr, gt: tl.constexpr, U: tl.constexpr,
+    NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
 ):  # fmt: skip
-    """One pass' states taken back. `source`: ∂L/∂h_t from beyond this pass, at s·NI + i; LAST: c gy, not given.
+    """A pass' states taken back, from ∂L/∂h after the segment to that before it.
 
-    gy is 0 in passes before the last, whose states are not read out.
-
-    Returns carry to before the segment, ∂L/∂A so far, per step and still to be summed over lanes [G·C, NS] gK, gx,
-    gΔ, gẋ and gv, and gc by blocks of BLOCK steps (`over_channels`).
+    The last pass is the one read out. Every other one (`again`) made the innovations of the pass after it from its
+    own predictions, which de there is the gradient of. Left in memory: gK, and the passes' sums of gx, gΔ, gẋ and gc.
     """
-    PC: tl.constexpr = G * C
-    gK, gx, g_delta, g_slope, gv, gc, reads = (), (), (), (), (), (), ()
-    for s in tl.static_range(S - 1, -1, -1):
-        before = take(states, s * NI, NI)
-        p = decayed(before, rate, delta[s], NI)
-        v = drive(OP, x[s], slope[s], lead)
-        outer = ()
-        gr = tl.zeros([PC, NS], tl.float32)
-        for i in tl.static_range(NI):
-            if LAST:
-                outer = outer + (carry[i] + c[s * EVEN + i] * gy[s],)
-            else:
-                outer = outer + (carry[i] + source[s * NI + i],)
+    R: tl.constexpr = PC * NS
+    count = tl.cdiv(left, U)
+    for back in range(count):
+        k = count - 1 - back
+        now = left - k * U
+        x = steps_of(x_at + k * (U * xt), xt, now, U)
+        delta = steps_of(d_at + k * (U * dt), dt, now, U)
+        c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
+        slope = slopes_of(s_at + k * (U * st), st, now, HAS_SLOPE, U, R)
+        gy = steps_of(g_at + k * (U * gt), gt, now * (1 - again), U)
+        K = own_steps(K_own + k * (U * PC), PC, U)
+        if J > 0:
+            de = steps_of(de_own + k * (U * PC), PC, again * U, U)
+        h = load_vectors(h_own + k * (NI * R), R, NI)
+        states, grown, drives = h, (), ()
+        for u in tl.static_range(U):
+            p = times(powers(rate, delta[u], NI), h, NI)
+            v = driven(OP, x[u], slope[u], lead, HAS_LEAD)
             if OP == KALMAN:
-                gr += outer[i] * (K[s] * c[s * EVEN + i])
-        total = tl.zeros([PC, 1], tl.float32)
-        if OP == KALMAN:
-            v = v - tl.sum(read_out(c, s * EVEN, p, NI), 1, keep_dims=True)
-            total = tl.sum(gr, 1, keep_dims=True)
-        back, rates, row = (), (), ()
-        for i in tl.static_range(NI):
-            cn = c[s * EVEN + i]
-            E = tl.exp2(delta[s] * (rate[i] * LOG2E))
-            a, q, b_K, b_c, b_x, b_slope, b_v, b_delta = retreat(
-                OP, outer[i], total, before[i], p[i], E, rate[i], delta[s], K[s], cn, x[s], slope[s], v
-            )
-            back = back + (a,)
-            rates = rates + (g_rate[i] + q * delta[s],)
-            b_delta = b_delta + q * rate[i] if OP == BUCY else q * rate[i]
-            read = states[(s + 1) * NI + i] * gy[s]
-            b_c = read if OP == EXACT else b_c + read
-            row = row + (b_c,)
-            if i == 0:
-                d_K, d_x, d_delta, d_slope, d_v = b_K, b_x, b_delta, b_slope, b_v
-            else:
-                d_K += b_K
-                d_delta += b_delta
-                if OP == NEUMANN or OP == BUCY or OP == EXACT:
-                    d_x += b_x
+                v = v - across(weighed(c, u * NI, p, NI), PC, NS)
+            h = advanced(OP, h, p, rate, delta[u], K[u], c, u * NI, x[u], slope[u], v, NI)
+            states, grown, drives = states + h, grown + p, drives + (v,)
+        for u in tl.static_range(U - 1, -1, -1):
+            t = k * U + u
+            total = tl.zeros([R], tl.float32)
+            outer = ()
+            for i in tl.static_range(NI):
+                outer = outer + (carry[i] + c[u * NI + i] * gy[u],)
+                if OP == KALMAN:
+                    total += outer[i] * (K[u] * c[u * NI + i])
+            if OP == KALMAN:
+                total = across(total, PC, NS)
+            onward, rates = (), ()
+            for i in tl.static_range(NI):
+                cn = c[u * NI + i]
+                before, p = states[u * NI + i], grown[u * NI + i]
+                E = power_again(rate[i], delta[u])
+                a, q, b_K, b_c, b_x, b_slope, b_v, b_delta = retreat(
+                    OP, outer[i], total, before, p, E, rate[i], delta[u], K[u], cn, x[u], slope[u], drives[u]
+                )
+                read = states[(u + 1) * NI + i] * gy[u]
+                b_c = read if OP == EXACT else b_c + read
+                if J > 0:
+                    dp = -cn * de[u]
+                    a += E * dp
+                    q += dp * p
+                    b_c -= p * de[u]
+                    b_c += tl.load(gc_own + (t * NI + i) * R, mask=there(gc_own, 0, again), other=0.0)
+                tl.store(gc_own + (t * NI + i) * R, b_c)
+                onward, rates = onward + (a,), rates + (g_rate[i] + q * delta[u],)
+                b_delta = b_delta + q * rate[i] if OP == BUCY else q * rate[i]
                 if OP == NEUMANN or OP == EXACT:
-                    d_slope += b_slope
-                if OP != NEUMANN and OP != EXACT:
-                    d_v += b_v
-        carry, g_rate = back, rates
-        gK, gx, g_delta = (d_K,) + gK, (d_x,) + gx, (d_delta,) + g_delta
-        g_slope, gv = (d_slope,) + g_slope, (d_v,) + gv
-        reads = row + zeros(EVEN - NI, PC, NS) + reads
-        if s % BLOCK == 0:
-            gc = (over_channels(reads, G, C, NS, BLOCK * EVEN, LOGM),) + gc
-            reads = ()
-    return carry, g_rate, gK, gx, g_delta, g_slope, gv, gc
+                    b_v = b_x
+                if i == 0:
+                    d_K, d_x, d_delta, d_slope, d_v = b_K, b_x, b_delta, b_slope, b_v
+                else:
+                    d_K, d_x, d_delta, d_slope, d_v = (
+                        d_K + b_K,
+                        d_x + b_x,
+                        d_delta + b_delta,
+                        d_slope + b_slope,
+                        d_v + b_v,
+                    )
+            carry, g_rate = onward, rates
+            store_pair(gK_own + t * PC, across(d_K, PC, NS), NS)
+            sum_onto(gd_own + t * PC, across(d_delta, PC, NS), again, J, NS)
+            gv = tl.zeros([R], tl.float32)
+            if OP != BUCY or HAS_LEAD:
+                gv = across(d_v, PC, NS)
+            gx = across(d_x, PC, NS) if OP == BUCY else gv
+            if J > 0:
+                gx += de[u]
+            sum_onto(gx_own + t * PC, gx, again, J, NS)
+            if OP == NEUMANN or OP == EXACT:
+                if HAS_SLOPE:
+                    sum_onto(gs_own + t * PC, across(d_slope, PC, NS), again, J, NS)
+            elif HAS_LEAD:
+                sum_onto(gs_own + t * PC, lead * gv, again, J, NS)
+                g_lead += gv * slope[u]
+    return carry, g_rate, g_lead
+
+
+@triton.jit
+def power_again(rate, delta):
+    """E a second time: the compiler has it still, or makes it again where registers are short."""
+    return powers((rate,), delta, 1)[0]
 
 
 @triton.jit
 def innovations_back(
-    p, de, rate, g_rate, delta, c, g_delta, gc, first, S: tl.constexpr, NI: tl.constexpr,
-    NS: tl.constexpr, EVEN: tl.constexpr, G: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, LOGM: tl.constexpr,
+    rate, g_rate, d_at, c_at, p_own, de_own, gx_own, gd_own, gs_own, gc_own, GX, GDELTA, GSLOPE, left,
+    INNOVATE: tl.constexpr, WRITE_SLOPE: tl.constexpr, KNOWN_SLOPE: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr,
+    ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
 ):  # fmt: skip
-    """A pass' innovations taken back: p its predictions at s·NI + i, de their gradient.
+    """The first pass' innovations taken back through the open-loop prediction; gx, gΔ and gẋ are whole then, and out.
 
-    Returns ∂L/∂A, gΔ and gc with what is added here, and E dp of every step at s·NI + i: what step s − 1 of the pass
-    before is handed (`first` is 1 in the first pass: Q, and only that of step 0 counts; else 0).
+    Returns Q handed to the state before the segment, and ∂L/∂A so far.
     """
-    PC: tl.constexpr = G * C
-    later = zeros(NI, PC, NS)
-    onward, steps, reads, blocks = (), (), (), ()
-    for s in tl.static_range(S - 1, -1, -1):
-        row, rates, passed = (), (), ()
-        total = g_delta[s]
-        for i in tl.static_range(NI):
-            dp = -c[s * EVEN + i] * de[s]
-            dp += later[i] * first
-            grown = dp * p[s * NI + i]
-            total += grown * rate[i]
-            rates = rates + (g_rate[i] + grown * delta[s],)
-            passed = passed + (tl.exp2(delta[s] * (rate[i] * LOG2E)) * dp,)
-            row = row + (p[s * NI + i] * -de[s],)
-        g_rate, later = rates, passed
-        onward, steps = passed + onward, (total,) + steps
-        reads = row + zeros(EVEN - NI, PC, NS) + reads
-        if s % BLOCK == 0:
-            blocks = (gc[s // BLOCK] + over_channels(reads, G, C, NS, BLOCK * EVEN, LOGM),) + blocks
-            reads = ()
-    return g_rate, steps, blocks, onward
+    R: tl.constexpr = PC * NS
+    count = tl.cdiv(left, U)
+    later = vectors(NI, R)
+    for back in range(count):
+        k = count - 1 - back
+        now = left - k * U
+        de = own_steps(de_own + k * (U * PC), PC, U)
+        gx = own_steps(gx_own + k * (U * PC), PC, U)
+        g_delta = own_steps(gd_own + k * (U * PC), PC, U)
+        if INNOVATE:
+            delta = steps_of(d_at + k * (U * dt), dt, now, U)
+            c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
+            g_read = own_steps(gc_own + k * (U * NI * R), R, U * NI)
+            p = load_vectors(p_own + k * (NI * R), R, NI)
+            grown = ()
+            for u in tl.static_range(U):
+                p = times(powers(rate, delta[u], NI), p, NI)
+                grown = grown + p
+        for u in tl.static_range(U - 1, -1, -1):
+            total = g_delta[u]
+            if INNOVATE:
+                onward, rates = (), ()
+                part = vectors(1, R)[0]
+                for i in tl.static_range(NI):
+                    dp = later[i] - c[u * NI + i] * de[u]
+                    q = dp * grown[u * NI + i]
+                    tl.store(gc_own + ((k * U + u) * NI + i) * R, g_read[u * NI + i] - grown[u * NI + i] * de[u])
+                    onward = onward + (power_again(rate[i], delta[u]) * dp,)
+                    rates = rates + (g_rate[i] + q * delta[u],)
+                    part += q * rate[i]
+                later, g_rate = onward, rates
+                total += across(part, PC, NS)
+            place = k * (U * ot) + u * ot
+            store_step(GX + place, gx[u] + de[u], u, now, NS)
+            store_step(GDELTA + place, total, u, now, NS)
+        if WRITE_SLOPE:
+            for u in tl.static_range(U):
+                g_slope = tl.zeros([R], tl.float32)
+                if KNOWN_SLOPE:
+                    g_slope = tl.load(gs_own + (k * U + u) * PC)
+                store_step(GSLOPE + (k * (U * ot) + u * ot), g_slope, u, now, NS)
+    return later, g_rate
+
+
+@triton.jit
+def reads_back(
+    gc_own, GREAD, apart, rt, left, S: tl.constexpr, W: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr,
+    G: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """gc summed over the channels of each sequence, W steps at a time, and written out.
+
+    The channels' numbers come as [rows, C/V, V·NS] with V·NS = 8 neighbours in memory, so that a thread holds a row's
+    whole second axis, and most of the sum is its own.
+    """
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
+    V: tl.constexpr = 8 // NS
+    M: tl.constexpr = W * EVEN * G
+    R: tl.constexpr = G * C * NS
+    m = tl.arange(0, M)
+    g, i, t = m // (W * EVEN), m % EVEN, m // EVEN % W
+    place = ((t * NI + i) * R + g * (C * NS))[:, None, None]
+    place = place + tl.arange(0, C // V)[None, :, None] * 8 + tl.arange(0, 8)[None, None, :]
+    n = tl.arange(0, NS)[None, :] * NI + i[:, None]
+    for k in range(tl.cdiv(left, W)):
+        inside = (k * W + t < left) & (i < NI)
+        part = tl.load(gc_own + k * (W * NI * R) + place, mask=inside[:, None, None], other=0.0)
+        total = tl.sum(tl.reshape(tl.sum(part, 1), [M, V, NS]), 1)
+        row = g[:, None] * apart + (k * W + t)[:, None] * rt
+        tl.store(GREAD + row + n, total, mask=inside[:, None])

@@ -1,0 +1,145 @@
+"""How a program of the segment kernels walks through time: a few steps at a time, each of them plain vectors.
+
+A vector [R], R = G·C·NS, holds one number a thread: pair = r // NS of sequence and channel, lane = r % NS of the states
+(n = lane·NI + i in NI such vectors). Lanes of a pair are neighbours in a warp, so that a sum over them is an exchange
+within it and all else is straight lines of multiply-adds. Nothing here asks for another layout, hence for a barrier.
+
+What has to be seen by other threads, or outlives a few steps, goes to the program's own kilobytes in memory, which stay
+in the caches: rows [G·C] of a step for φ's tiles, vectors [R] for the thread that wrote them.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
+# ruff: noqa: RUF005 (Triton knows no unpacking)
+
+import triton
+import triton.language as tl
+
+from ssrtrack.kernels.koss_math import BUCY, INTERPRETED, LOG2E, drive
+
+
+@triton.constexpr_function
+def own_at(part, S, P, U, J, NI, PC, R):
+    """Where a part of a program's own memory begins, in float32 numbers; "end": how many there are.
+
+    Tiles of P rows [G·C]: e and K of every pass, gK, de, and where passes are summed gz. Rows of S steps: gx, gΔ, gẋ.
+    Vectors [R] before every U steps: h of every pass, and p. Vectors of every step: gc.
+    """
+    tile, rows, blocks, steps = P * PC, S * PC, S // U * NI * R, S * NI * R
+    at = 0
+    for name, size in (
+        ("e", (J + 1) * tile), ("K", (J + 1) * tile), ("h", (J + 1) * blocks), ("p", blocks), ("gK", tile),
+        ("de", tile), ("gx", rows), ("gd", rows), ("gs", rows), ("gz", tile), ("gc", steps),
+    ):  # fmt: skip
+        if name == part:
+            return at
+        at += size
+    return at
+
+
+@triton.jit
+def power(z):
+    """2^z in one instruction: results below 1e-38 are 0, whose own digits would take three more."""
+    if INTERPRETED:
+        return tl.exp2(z)
+    else:
+        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [z], tl.float32, True, 1)
+
+
+@triton.jit
+def powers(rate, delta, NI: tl.constexpr):
+    """E = e^{ΔA}."""
+    out = ()
+    for i in tl.static_range(NI):
+        out = out + (power(delta * (rate[i] * LOG2E)),)
+    return out
+
+
+@triton.jit
+def times(a, b, NI: tl.constexpr):
+    out = ()
+    for i in tl.static_range(NI):
+        out = out + (a[i] * b[i],)
+    return out
+
+
+@triton.jit
+def driven(OP: tl.constexpr, x, slope, lead, HAS_LEAD: tl.constexpr):
+    """`koss_math.drive`, without the product where there is no lead."""
+    if HAS_LEAD:
+        return drive(OP, x, slope, lead)
+    elif OP == BUCY:
+        return tl.zeros_like(x)
+    else:
+        return x
+
+
+@triton.jit
+def across(v, PC: tl.constexpr, NS: tl.constexpr):
+    """The sum over a pair's lanes [R], known to all of them."""
+    if NS == 1:
+        return v
+    else:
+        total = tl.sum(tl.reshape(v, [PC, NS]), 1, keep_dims=True)
+        return tl.reshape(tl.broadcast_to(total, [PC, NS]), [PC * NS])
+
+
+@triton.jit
+def weighed(c, at, tiles, NI: tl.constexpr):
+    """Σ_i c_i h_i of one lane; c_i is c[at + i]."""
+    total = c[at] * tiles[0]
+    for i in tl.static_range(1, NI):
+        total += c[at + i] * tiles[i]
+    return total
+
+
+@triton.jit
+def there(pointer, t, left):
+    """Whether a step is there, for all places of `pointer` (the interpreter takes no scalar for a mask)."""
+    return tl.full(pointer.shape, t, tl.int32) < left
+
+
+@triton.jit
+def steps_of(pointer, stride: tl.constexpr, left, U: tl.constexpr):
+    """U steps [R], `stride` apart, in float32; 0 where fewer are `left`."""
+    out = ()
+    for u in tl.static_range(U):
+        out = out + (tl.load(pointer + u * stride, mask=there(pointer, u, left), other=0.0).to(tl.float32),)
+    return out
+
+
+@triton.jit
+def reads_of(pointer, stride: tl.constexpr, left, U: tl.constexpr, NI: tl.constexpr):
+    """c of U steps, that of step u and state i at u·NI + i; 0 where fewer steps are `left`."""
+    out = ()
+    for u in tl.static_range(U):
+        for i in tl.static_range(NI):
+            out = out + (tl.load(pointer + (u * stride + i), mask=there(pointer, u, left), other=0.0).to(tl.float32),)
+    return out
+
+
+@triton.jit
+def own_steps(pointer, stride: tl.constexpr, U: tl.constexpr):
+    """U steps of what the program itself has written."""
+    out = ()
+    for u in tl.static_range(U):
+        out = out + (tl.load(pointer + u * stride),)
+    return out
+
+
+@triton.jit
+def store_pair(pointer, value, NS: tl.constexpr):
+    """One number a pair [R], written by its first lane."""
+    if NS == 1:
+        tl.store(pointer, value)
+    else:
+        tl.store(pointer, value, mask=tl.arange(0, value.shape[0]) % NS == 0)
+
+
+@triton.jit
+def store_step(pointer, value, t, left, NS: tl.constexpr):
+    """The same into an output, where step t is there."""
+    if NS == 1:
+        tl.store(pointer, value.to(pointer.dtype.element_ty), mask=there(pointer, t, left))
+    else:
+        first = tl.arange(0, value.shape[0]) % NS == 0
+        tl.store(pointer, value.to(pointer.dtype.element_ty), mask=first & there(pointer, t, left))
