@@ -1,17 +1,21 @@
 """Milliseconds of the KOSS kernels on one CUDA device, beside plain torch, torch.compile and a plain selective scan.
 
-    python benchmarks/koss_gpu.py            (about 4 minutes; --quick: one or two)
+    python benchmarks/koss_gpu.py --workers 12            (about 7 minutes; --quick: two or three)
 
-First of all, each case must be right: a small one, with odd lengths, in all outputs and gradients against float64 loops
-(`kernels/reference.py`), and the timed size against plain torch on four of its sequences. What is wrong gets no time.
+First of all, each case must be right: small sizes, in all outputs and gradients against float64, and the timed size
+against plain torch on four of its sequences (`koss_gpu_check`). What is wrong gets no time.
 Two timings, named in each row: `call` is what a caller waits for, the device idle before, by CUDA events around one
 call; `graph` is a replay of a CUDA graph, so the device's work without the gaps between launches. Both go round
 several sets of inputs that together exceed the L2 cache (plain torch, which writes far more than it reads, has one);
 p20, p50, p80 of many rounds. `forward` keeps nothing,
 `forward+backward` gives the gradients of all inputs and weights. The floor of each row is `koss_gpu_cases.floor_ms`,
-from ceilings measured in the same process. Writes results/koss_gpu.csv, and the sweep over T, B, S and J to
-results/koss_gpu_sweep.csv. A part that fails leaves its error in its row. Without a CUDA device, `--device cpu --tiny`
-goes through the same motions.
+from ceilings measured in the same process.
+
+In order: the table, the small batch with all its peers, further precisions and operators, the sweep over T, B, S and J,
+plain torch at the table's sizes. With --workers the kernels of the first two are compiled side by side, then timed,
+then the rest. Writes results/koss_gpu.csv and results/koss_gpu_sweep.csv after each case; --resume goes on where a run
+of the same commit and device ended. A part that fails leaves its error in its row. Without a CUDA device,
+`--device cpu --tiny` goes through the same motions.
 """
 
 import argparse
@@ -19,17 +23,17 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from math import nan
 from pathlib import Path
 from typing import Any
 
 import torch
-from koss_gpu_cases import ALSO, BESIDE, DIRECTIONS, TABLE, Case, Ceilings, bytes_moved, columns_of, floor_ms
+from koss_gpu_ahead import Job, compiled
+from koss_gpu_cases import ALSO, BESIDE, DIRECTIONS, TABLE, Case, Ceilings, columns_of
 from koss_gpu_check import against_reference, against_torch
 from koss_gpu_clock import (
+    Deadline,
     ceilings,
     first_line,
     free,
@@ -40,20 +44,16 @@ from koss_gpu_clock import (
     time_columns,
     within,
 )
-from koss_gpu_sweep import cases, exponents, sweep_rows
+from koss_gpu_sweep import kernels_of_sweep, sweep
+from koss_gpu_table import COMPILED, Row, done_key, finished, shown, taken_up
 from koss_gpu_ways import Problem, problem, way_of
 from setting import RESULTS, cuda_device, device, setting, write_csv
 
 CACHE_BYTES, MOST_SETS = 200 << 20, 8  # several times an H100's L2
 OURS = ("fused", "selective scan")
 PLAIN = ("eager", "parallel scan in a Python loop")
-COMPILED_BOX_S = 100.0
-COLUMNS = (
-    "case", "way", "direction", "timing", "B", "T", "D", "N", "S", "J", "operator", "dtype", "ms_p20", "ms_p50",
-    "ms_p80", "repeats", "target_ms", "target_times", "met", "floor_ms", "floor_by", "percent_of_floor",
-    "percent_of_copy", "times_fused", "ns_per_token_channel", "bytes", "peak_bytes_per_token", "error_y",
-    "error_gradient", "note",
-)  # fmt: skip
+COMPILED_BOX_S = 60.0  # of torch.compile's process that is timed
+Plan = list[tuple[Case, str, float]]
 
 
 def sets_of(case: Case, way: str, call: Callable[..., Any], where: str) -> list[Problem]:
@@ -64,48 +64,55 @@ def sets_of(case: Case, way: str, call: Callable[..., Any], where: str) -> list[
     return [first, *(problem(case, call, where, 10 + k) for k in range(1, count))]
 
 
-def case_rows(case: Case, way: str, backend: str, where: str, budget_s: float) -> list[dict[str, Any]]:
+def case_rows(case: Case, way: str, backend: str, where: str, budget_s: float, deadline: Deadline) -> list[Row]:
     """Rows of one way to compute a case: directions by two timings, or one that says why there are none."""
     common = columns_of(case) | {"of": case, "way": way}
+    rows: list[Row] = []
     try:
         call = way_of(case, way, backend)
-        small = against_reference(case, call, where)
+        small = against_reference(case, way, call, backend, where)
         if not small.right:
             return [common | small.columns()]
         sets = sets_of(case, way, call, where)
-        large = against_torch(case, sets[0])
+        large = against_torch(case, way, sets[0], backend)
         if not large.right:
             return [common | large.columns()]
         worst = {"error_y": max(small.output, large.output), "error_gradient": max(small.gradient, large.gradient)}
         common |= {name: f"{error:.1e}" for name, error in worst.items()}
         peak = peak_bytes(sets[0].both, where) / case.tokens
         common |= {"peak_bytes_per_token": f"{peak:.1f}" if peak == peak else ""}
-        rows = []
         # Two records of plain torch at once may not fit the memory, so it has no row for the backward pass alone.
         for direction in DIRECTIONS if way in OURS else DIRECTIONS[::2]:
-            rows += [common | row for row in timed_rows(direction, sets, where, budget_s)]
+            rows += [common | row for row in timed_rows(direction, sets, where, budget_s, deadline)]
     except Exception as error:  # a way that does not run here is a finding, not an end
-        rows = [common | {"note": f"does not run: {first_line(error)}"}]
+        rows.append(common | {"note": f"does not run: {first_line(error)}"})
     finally:
         free()
     return rows
 
 
-def timed_rows(direction: str, sets: Sequence[Problem], where: str, budget_s: float) -> list[dict[str, Any]]:
+def timed_rows(
+    direction: str, sets: Sequence[Problem], where: str, budget_s: float, deadline: Deadline
+) -> Iterator[Row]:
     """One direction by both timings."""
     stream = side_stream(where)
+    if deadline.over():
+        yield {"direction": direction, "note": deadline.note}
+        return
     # A graph of the backward pass needs its record made on the stream that it is captured on.
     with on(stream):
         works = works_of(direction, sets)
-        rows = [{"direction": direction, "timing": "call"} | time_columns(within(works, where, budget_s))]
-    if stream is not None:
-        row = {"direction": direction, "timing": "graph"}
-        free()
-        try:
-            rows.append(row | time_columns(graph_ms(works, stream, budget_s)))
-        except Exception as error:
-            rows.append(row | {"note": f"no graph: {first_line(error)}"})
-    return rows
+        ms = within(works, where, min(budget_s, deadline.left_s()))
+    yield {"direction": direction, "timing": "call"} | time_columns(ms)
+    if stream is None or deadline.over():
+        return
+    row = {"direction": direction, "timing": "graph"}
+    free()
+    try:
+        row |= time_columns(graph_ms(works, stream, min(budget_s, deadline.left_s())))
+    except Exception as error:
+        row |= {"note": f"no graph: {first_line(error)}"}
+    yield row
 
 
 def works_of(direction: str, sets: Sequence[Problem]) -> list[Callable[[], object]]:
@@ -118,11 +125,9 @@ def works_of(direction: str, sets: Sequence[Problem]) -> list[Callable[[], objec
     return [lambda p=p, y=y: p.backward_of(y) for p, y in made]  # type: ignore[misc]
 
 
-def compiled_rows(case: Case, where: str, box_s: float, steps: int = 0) -> list[dict[str, Any]]:
+def compiled_rows(case: Case, where: str, box_s: float, steps: int = 0) -> list[Row]:
     """torch.compile's rows, from a process that is ended after box_s seconds."""
-    script = Path(__file__).with_name("koss_gpu_compiled.py")
-    command = [sys.executable, str(script), "--case", case.name, "--device", where, "--steps", str(steps)]
-    begin = time.perf_counter()
+    command, begin = compiled_command(case, where, steps), time.perf_counter()
     try:
         text = subprocess.run(command, capture_output=True, text=True, timeout=box_s, check=True).stdout
     except subprocess.TimeoutExpired as error:
@@ -132,10 +137,16 @@ def compiled_rows(case: Case, where: str, box_s: float, steps: int = 0) -> list[
     return compiled_read(text, case, time.perf_counter() - begin)
 
 
-def compiled_read(text: str, case: Case, seconds: float) -> list[dict[str, Any]]:
+def compiled_command(case: Case, where: str, steps: int) -> list[str]:
+    """torch.compile's process."""
+    script = Path(__file__).with_name("koss_gpu_compiled.py")
+    return [sys.executable, str(script), "--case", case.name, "--device", where, "--steps", str(steps)]
+
+
+def compiled_read(text: str, case: Case, seconds: float) -> list[Row]:
     """Rows from what the process printed; a way that it had begun and not done was cut off."""
-    rows: list[dict[str, Any]] = []
-    begun: dict[str, dict[str, Any]] = {}
+    rows: list[Row] = []
+    begun: dict[str, Row] = {}
     for told in (json.loads(line) for line in text.splitlines() if line.startswith("{")):
         way = told["way"]
         if "begun" in told:
@@ -156,97 +167,62 @@ def compiled_read(text: str, case: Case, seconds: float) -> list[dict[str, Any]]
     return rows or [nothing]
 
 
-def finished(rows: Sequence[dict[str, Any]], found: Ceilings) -> list[dict[str, Any]]:
-    """All columns: floors, targets, and every way's time over the fused kernel's at the same size and timing."""
-    fused = {_place(r): r["ms_p50"] for r in rows if "ms_p50" in r and r["way"] == "fused"}
-    out = []
-    for r in rows:
-        if "ms_p50" in r:
-            case, ms, moved = r["of"], r["ms_p50"], bytes_moved(r["of"], r["direction"])
-            floor, by = floor_ms(case, r["direction"], found)
-            target, beside = target_ms(case, r, found), fused.get(_place(r), nan)
-            times, met = target_times(case, r), ""
-            if target or times:
-                met = "yes" if (ms <= target if target else ms >= times * beside) else "no"
-            r = r | {
-                "floor_ms": f"{floor:.4g}", "floor_by": by, "percent_of_floor": f"{100.0 * floor / ms:.3g}",
-                "percent_of_copy": f"{1e5 * moved / ms / found.copy_bytes_per_s:.3g}", "bytes": moved,
-                "times_fused": f"{ms / beside:.3g}" if beside == beside else "",
-                "ns_per_token_channel": f"{1e6 * ms / (case.tokens * case.channels):.3g}",
-                "target_ms": f"{target:.4g}" if target else "",
-                "target_times": times or "", "met": met,
-            } | {name: f"{r[name]:.4g}" for name in ("ms_p20", "ms_p50", "ms_p80")}  # fmt: skip
-        out.append({column: r.get(column, "") for column in COLUMNS})
-    return out
+def plan(quick: bool) -> Plan:
+    """Cases and ways in order of weight, with the seconds that each figure may take; the small batch's ways last."""
+    found: Plan = [(case, "fused", 0.4) for case in TABLE]
+    for case in BESIDE:
+        found += [(case, "fused", 0.4), (case, "eager", 0.4)]
+        found += [(case, COMPILED, 1.0)] if case is BESIDE[0] else []
+        found += [(case, PLAIN[1], 0.4), (selective(case), "selective scan", 0.3)]
+    return found if quick else found + further()
 
 
-def _place(row: dict[str, Any]) -> tuple[Any, ...]:
-    return row["case"], row["T"], row["direction"], row["timing"]
+def further() -> Plan:
+    """What comes behind the small batch; plain torch at large sizes, which may take all memory, behind the sweep."""
+    found: Plan = [(case, "fused", 0.3) for case in ALSO]
+    found += [(selective(case), "selective scan", 0.3) for case in TABLE]
+    return found + [(case, "eager", 1.0) for case in TABLE] + [(c, PLAIN[1], 1.0) for c in (TABLE[1], TABLE[3])]
 
 
-def target_ms(case: Case, row: dict[str, Any], found: Ceilings) -> float:
-    """Target of a fused row in ms; 0 where there is none."""
-    if row["way"] != "fused" or row["direction"] == "backward":
-        return 0.0
-    if case.target_share:
-        return 1e3 * bytes_moved(case, row["direction"]) / (case.target_share * found.copy_bytes_per_s)
-    return case.target_ms[DIRECTIONS[::2].index(row["direction"])] if case.target_ms else 0.0
+def selective(case: Case) -> Case:
+    """A plain selective scan of the same sizes."""
+    return replace(case, kind="selective", operator="discrete")
 
 
-def target_times(case: Case, row: dict[str, Any]) -> float:
-    """How many times the fused kernel's time plain torch should take at least; 0 where nothing is asked."""
-    if row["way"] != "eager" or case.target_times is None:
-        return 0.0
-    return case.target_times[DIRECTIONS[::2].index(row["direction"])]
+def groups(work: Plan) -> tuple[Plan, Plan, Plan]:
+    """What is compiled and timed first, what after it, and what waits until the sweep is done."""
+    first = {(case, way) for case, way, _ in plan(quick=True)}
+    names = {(case.name, way) for case, way in first}
+    late = [it for it in work if (it[0].name, it[1]) not in names and it[1] in PLAIN]
+    early = [it for it in work if (it[0].name, it[1]) in names]
+    return early, [it for it in work if it not in early and it not in late], late
 
 
-def shown(row: dict[str, Any]) -> None:
-    ms = f"{row['ms_p50']:>9} ms" if row["ms_p50"] else " " * 12
-    wanted = f"{row['target_ms']} ms" if row["target_ms"] else f"{row['target_times']} x"
-    target = f"target {wanted}: {'met' if row['met'] == 'yes' else 'MISSED'}" if row["met"] else ""
-    floor = f"{row['percent_of_floor']:>5} % of floor ({row['floor_by']})" if row["floor_by"] else ""
-    times = f"{row['times_fused']:>6} x" if row["way"] != "fused" and row["times_fused"] else ""
-    print(
-        f"{row['case']:26s} {row['way']:30s} {row['direction']:16s} {row['timing']:5s} {ms} {floor} {times} {target} "
-        f"{row['note']}",
-        flush=True,
-    )
-
-
-def plan(quick: bool) -> list[tuple[Case, str, float]]:
-    """Cases and ways in order of weight, with the seconds that each figure may take."""
-    fused = [(case, "fused", 0.4) for case in (*TABLE, *BESIDE, *(() if quick else ALSO))]
-    peers = [(case, way, 0.4) for way in PLAIN for case in BESIDE]
-    mamba = [
-        (replace(case, kind="selective", operator="discrete"), "selective scan", 0.3) for case in (*TABLE, *BESIDE)
-    ]
-    slow = [(case, "eager", 1.0) for case in TABLE] + [(case, PLAIN[1], 1.0) for case in (TABLE[1], TABLE[3])]
-    return fused + peers + mamba + ([] if quick else slow)
-
-
-def kernels_of(work: Sequence[tuple[Case, str, float]], swept: bool) -> list[tuple[Case, str]]:
-    """What has to be compiled, each once."""
+def kernels_of(work: Plan, swept: bool) -> list[tuple[Case, str]]:
+    """What has to be compiled, each once: the table's and the small batch's first."""
     found = [(case, way) for case, way, _ in work if way in OURS]
-    forms = {case.form: (replace(case, steps=min(case.steps, 720)), "fused") for _, case in cases(False, False)}
-    return found + (list(forms.values()) if swept else [])
-
-
-def warm(count: int, options: Sequence[str], workers: int) -> None:
-    """Compile the kernels of all cases in processes side by side: Triton keeps what it compiles on the disk."""
-    script = [sys.executable, str(Path(__file__)), *options, "--compile-only"]
-    with ThreadPoolExecutor(workers) as pool:
-        runs = [pool.submit(subprocess.run, [*script, str(k)], capture_output=True) for k in range(count)]
-        # What fails here fails again below, where it gets a row.
-        failed = sum(run.result().returncode != 0 for run in runs)
-    print(f"compiled {count} cases, {failed} of them with an error", flush=True)
+    return found + ([(case, "fused") for case in kernels_of_sweep()] if swept else [])
 
 
 def compile_only(case: Case, way: str, backend: str, where: str) -> None:
-    """One pass forward and back of a case, small and of the timed size."""
-    for size in (case.small, case):
+    """One pass forward and back of each size that has kernels of its own."""
+    for size in case.compiled:
         p = problem(size, way_of(size, way, backend), where, 1)
         p.forward()
         p.both()
+
+
+def jobs_of(kernels: Sequence[tuple[int, Case, str]], with_torch: bool, args: argparse.Namespace) -> list[Job]:
+    """Processes that compile kernels, given with their places in `kernels_of`, and torch.compile's."""
+    options = ["--device", args.device, "--backend", args.backend, *["--quick"] * args.quick, *["--tiny"] * args.tiny]
+    options += ["--no-sweep"] * args.no_sweep + (["--only", *args.only] if args.only else [])
+    script = [sys.executable, str(Path(__file__)), *options, "--compile-only"]
+    jobs = []
+    for k, case, way in kernels:
+        name = f"{case.name}, {way}" + (f", B {case.batch} S {case.segment} J {case.passes}" * (case.name == "sweep"))
+        jobs.append(Job((case, way), name, [*script, str(k)]))
+    torchs = [Job(COMPILED, COMPILED, [*compiled_command(BESIDE[0], args.device, 0), "--compile-only"])]
+    return torchs * with_torch + jobs
 
 
 def trimmed(case: Case) -> Case:
@@ -255,61 +231,102 @@ def trimmed(case: Case) -> Case:
     return replace(case, batch=2, steps=steps, states=min(case.states, 4), channels=case.head)
 
 
+class Run:
+    """One run: its rows, what cannot be timed, and where all is kept."""
+
+    def __init__(self, args: argparse.Namespace, deadline: Deadline, work: Plan) -> None:
+        self.args, self.deadline, self.work = args, deadline, work
+        self.faults: dict[Any, str] = {}
+        self.rows: list[Row] = []
+
+    def measure_ceilings(self) -> None:
+        """What the device reaches; with --resume, rows that are there already."""
+        args = self.args
+        self.found = found = ceilings(args.device, args.tiny)
+        print(
+            f"copy {found.copy_bytes_per_s / 1e9:.0f} GB/s read and written, bf16 product "
+            f"{found.matmul_flop_per_s / 1e12:.0f} TFLOP/s, {found.exps_per_s / 1e12:.2f} T exponentials/s "
+            f"({found.exps_how})",
+            flush=True,
+        )
+        self.extra = ceiling_columns(found, args.device)
+        if args.resume:
+            known = {(case.name, way): trimmed(case) if args.tiny else case for case, way, _ in plan(quick=False)}
+            self.rows = taken_up(args.output, self.extra, known, found.processors)
+            print(f"taken up: {len(self.rows)} rows of {args.output}", flush=True)
+
+    def compile(self, wanted: Plan, swept: bool) -> None:
+        """Kernels of a part of the work, and of the sweep."""
+        if not self.args.workers:
+            return
+        done, parts = {done_key(row) for row in self.rows}, {it[:2] for it in wanted}
+        places = enumerate(kernels_of(self.work, not self.args.no_sweep))
+        kernels = [
+            (k, case, way)
+            for k, (case, way) in places
+            if (case.name == "sweep" and swept) or ((case, way) in parts and (case.name, way) not in done)
+        ]
+        with_torch = any(way == COMPILED and (case.name, way) not in done for case, way in parts)
+        jobs = jobs_of(kernels, with_torch and not self.args.tiny, self.args)
+        self.faults |= compiled(jobs, self.args.workers, self.args.box, self.deadline.at)
+
+    def keep(self, new: Sequence[Row]) -> None:
+        """Kept as it grows: a run that is cut off has not been for nothing."""
+        self.rows += [row | {"under": self.found, "run": self.extra} for row in new]
+        table = finished(self.rows)
+        for row in table[len(self.rows) - len(new) :]:
+            shown(row)
+        write_csv(self.args.output, table, told=False)
+
+    def time(self, part: Plan) -> None:
+        """Rows of a part of the work."""
+        done = {done_key(row) for row in self.rows}
+        for case, way, budget_s in part:
+            if (case.name, way) not in done:
+                self.keep(self._timed(case, way, budget_s))
+
+    def _timed(self, case: Case, way: str, budget_s: float) -> list[Row]:
+        args, common = self.args, columns_of(case) | {"of": case, "way": way}
+        if self.deadline.over():
+            return [common | {"note": self.deadline.note}]
+        if way == COMPILED:
+            if args.no_compile or args.tiny:
+                return []
+            return compiled_rows(case, args.device, min(args.torch_box, self.deadline.left_s()))
+        if fault := self.faults.get((case, way)):
+            return [common | {"note": f"not compiled: {fault}"}]
+        return case_rows(case, way, args.backend, args.device, budget_s, self.deadline)
+
+    def sweep(self) -> None:
+        """The sweep, in a file beside."""
+        if not self.args.no_sweep:
+            lines = sweep(self.args, self.deadline, self.faults, self.extra)
+            print("\n".join(lines), flush=True)
+
+
 def main(given: Sequence[str] | None = None) -> int:
     args = arguments(given)
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("torch finds no CUDA device; --device cpu --tiny goes through the same motions without one")
-    backend = args.backend or ("triton" if args.device == "cuda" else "torch")
+    args.backend = args.backend or ("triton" if args.device == "cuda" else "torch")
     begin, only = time.perf_counter(), args.only or ["", ""]
     work = [
         (trimmed(c) if args.tiny else c, w, s) for c, w, s in plan(args.quick) if only[0] in c.name and only[1] in w
     ]
-    kernels = kernels_of(work, swept=not (args.quick or args.no_sweep))
     if args.compile_only is not None:
-        compile_only(*kernels[args.compile_only], backend, args.device)
+        compile_only(*kernels_of(work, not args.no_sweep)[args.compile_only], args.backend, args.device)
         return 0
-    if args.workers:
-        chosen = ["--device", args.device, "--backend", backend]
-        chosen += ["--quick"] * args.quick + ["--no-sweep"] * args.no_sweep + (["--only", *only] if any(only) else [])
-        warm(len(kernels), chosen, args.workers)
-    found = ceilings(args.device, args.tiny)
-    print(
-        f"copy {found.copy_bytes_per_s / 1e9:.0f} GB/s read and written, bf16 product "
-        f"{found.matmul_flop_per_s / 1e12:.0f} TFLOP/s, {found.exps_per_s / 1e12:.2f} T exponentials/s "
-        f"({found.exps_how})",
-        flush=True,
-    )
-    extra = ceiling_columns(found, args.device)
-    rows: list[dict[str, Any]] = []
-
-    def keep(new: list[dict[str, Any]]) -> None:
-        # Kept as it grows: a run that is cut off has not been for nothing.
-        rows.extend(new)
-        table = finished(rows, found)
-        for row in table[len(rows) - len(new) :]:
-            shown(row)
-        write_csv(args.output, [row | extra for row in table], told=False)
-
-    def run(part: Sequence[tuple[Case, str, float]]) -> None:
-        for case, way, budget_s in part:
-            if time.perf_counter() - begin > args.seconds:
-                keep([columns_of(case) | {"of": case, "way": way, "note": f"left out: {args.seconds:.0f} s were over"}])
-            else:
-                keep(case_rows(case, way, backend, args.device, budget_s))
-
-    # Plain torch at the large sizes may take all memory, and is what can be spared.
-    late = [it for it in work if it[1] in PLAIN and it[0].name not in {case.name for case in BESIDE}]
-    run([it for it in work if it not in late])
-    if not args.no_sweep:
-        left_s = args.seconds - (time.perf_counter() - begin)
-        swept = sweep_rows(backend, args.device, args.quick, args.tiny, left_s)
-        write_csv(args.output.with_name(f"{args.output.stem}_sweep.csv"), [row | extra for row in swept])
-        print("\n".join(exponents(swept)))
-    run(late)
-    if not (args.no_compile or args.tiny or any(only)):
-        keep(compiled_rows(BESIDE[0], args.device, COMPILED_BOX_S / (4 if args.quick else 1)))
-    wrong = [row for row in rows if "wrong" in row.get("note", "")]
-    print(f"{len(rows)} rows in {time.perf_counter() - begin:.0f} s, {len(wrong)} wrong; written: {args.output}")
+    run = Run(args, Deadline(begin + args.seconds, args.seconds), work)
+    first, second, late = groups(work)
+    run.measure_ceilings()
+    run.compile(first, swept=False)
+    run.time(first)
+    run.compile(second, swept=not args.no_sweep)
+    run.time(second)
+    run.sweep()
+    run.time(late)
+    wrong = [row for row in run.rows if "wrong" in row.get("note", "")]
+    print(f"{len(run.rows)} rows in {time.perf_counter() - begin:.0f} s, {len(wrong)} wrong; written: {args.output}")
     return 1 if wrong else 0
 
 
@@ -318,20 +335,23 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--output", type=Path, default=RESULTS / "koss_gpu.csv", help="CSV to write; the sweep's lies beside it")
+    add("--resume", action="store_true", help="keep what the file has of this commit and device, and go on from there")
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--backend", default="", help="what is timed as fused: triton, or torch on a CPU")
     add("--quick", action="store_true", help="the table, the peers at the small batch, a short sweep")
     add("--tiny", action="store_true", help="all sizes as small as they can be: a trial")
     add("--only", nargs=2, metavar=("CASE", "WAY"), help="those whose names hold these two texts")
-    add("--seconds", type=float, default=220.0, help="after which no further case is begun")
-    add("--workers", type=int, default=0, help="processes that compile all kernels side by side before")
+    add("--seconds", type=float, default=450.0, help="after which nothing further is begun, compiling included")
+    add("--workers", type=int, default=0, help="processes that compile kernels side by side before they are timed")
+    add("--box", type=float, default=150.0, help="seconds that one of them has")
+    add("--torch-box", type=float, default=COMPILED_BOX_S, help="seconds that torch.compile's timed process has")
     add("--compile-only", type=int, metavar="K", help="compile what the K-th case needs, and nothing else")
     add("--no-compile", action="store_true", help="leave torch.compile out")
     add("--no-sweep", action="store_true")
     return parser.parse_args(given)
 
 
-def ceiling_columns(found: Ceilings, where: str) -> dict[str, Any]:
+def ceiling_columns(found: Ceilings, where: str) -> Row:
     """What all rows share: the ceilings and the setting."""
     on_what = cuda_device() if where == "cuda" else device()
     return {

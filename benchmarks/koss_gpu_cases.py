@@ -57,11 +57,35 @@ class Case:
 
     @property
     def small(self) -> "Case":
-        """The same with little of everything: odd lengths, more sequences than one program takes, all heads alike."""
-        batch = 3 if self.segment >= 16 or self.kind != "loop" else 17
-        # Two segments and a rest; enough steps for the scans' blocks in time to be several.
-        steps = max(2 * self.segment + 3, 19 if self.kind == "loop" else 67)
+        """The same with little of everything, for the kernels that the timed size compiles.
+
+        Those are made for a class of sizes: whether strides are multiples of 16, whether a program has sequences to
+        pair. So steps are a multiple of 16 where the timed ones are, and a large batch of few states stays large.
+        """
+        if self.kind != "loop":
+            return self.odd
+        pairs = self.segment > 1 and self.states <= 4 and self.batch >= 256
+        batch = min(self.batch, 512) if pairs else 3 if self.segment > 1 else 17
+        steps = max(32, 2 * self.segment)
+        return replace(self, batch=batch, steps=steps + self.steps % 16, channels=min(self.channels, 2 * self.head))
+
+    @property
+    def odd(self) -> "Case":
+        """Odd sizes, which have kernels of their own: more sequences than one program takes, several blocks in time."""
+        batch, steps = (17, 19) if self.kind == "loop" else (3, 67)
         return replace(self, batch=batch, steps=steps, channels=min(self.channels, 2 * self.head))
+
+    @property
+    def checks(self) -> tuple["Case", ...]:
+        """What is compared with the float64 loops. Odd ends of segments, slow to compile, are left to the tests."""
+        return (self.small,) if self.segment > 1 or self.kind != "loop" else (self.small, self.odd)
+
+    @property
+    def compiled(self) -> tuple["Case", ...]:
+        """Sizes that between them need every kernel of the case, as small as may be."""
+        # How a scan cuts its time depends on its length; a loop's length is a class only.
+        timed = self if self.kind != "loop" else replace(self, steps=min(self.steps, 64 + self.steps % 16))
+        return (*self.checks, timed)
 
 
 # Where a speed is asked for; "small batch" is where the ratios to plain torch are.

@@ -1,21 +1,29 @@
-"""That what the KOSS benchmark times is right: small cases against float64 loops, full size against plain torch."""
+"""That what the KOSS benchmark times is right: small sizes against float64, the timed size against plain torch.
 
-from collections.abc import Callable, Sequence
+Loops are measured by `as_multiplied`, `rough` where the way multiplies in bfloat16.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 from koss_gpu_cases import Case
-from koss_gpu_ways import Problem, Result, call_of, problem
+from koss_gpu_rounding import as_multiplied
+from koss_gpu_ways import Call, Problem, Result, call_of, problem
 
 from ssrtrack.kernels import reference
 from ssrtrack.kernels.koss_form import LoopInputs
 
 Tensor = torch.Tensor
-# RMS(err)/RMS(ref): of y and the final state; of gradients; of those of W1 and b1. In bf16 the gate's products are so
-# too, and a hidden unit within their rounding of 0 may be on the other side of the ReLU: a few in a thousand, whose
-# whole term in ∂L/∂W1 and ∂L/∂b1 comes or goes (the root of their share is 5 %).
-LIMITS = {"bf16": (1e-2, 3e-2, 1e-1), "mixed": (1e-2, 3e-2, 1e-1), "float32": (1e-4, 1e-3, 1e-2)}
+Limits = tuple[float, float, float]
+# RMS(err)/RMS(ref): of y and the final state; of gradients; of those of W1 and b1, where a hidden unit that comes to
+# lie on the other side of its ReLU shows most. Measured by `as_multiplied`, bfloat16 kernels have what rounding leaves
+# in what they hand back (1.7e-3) and the few units that a sum's last digit moves. Plain torch rounds each product too,
+# and its gradient: LOOSE.
+LIMITS = {"bf16": (4e-3, 8e-3, 3e-2), "mixed": (4e-3, 8e-3, 3e-2), "float32": (1e-4, 1e-3, 1e-2)}
+LOOSE = {"bf16": (1e-2, 1e-1, 2e-1), "mixed": (1e-2, 1e-1, 2e-1), "float32": (1e-4, 1e-3, 1e-2)}
 BEHIND_RELU = ("gradient of w1", "gradient of b1")
 SLICE = 4  # sequences of the timed size that plain torch runs too
 PER_TOKEN = ("x", "delta", "read", "bias", "start", "slope")  # inputs of which each sequence has its own
@@ -23,12 +31,17 @@ PER_TOKEN = ("x", "delta", "read", "bias", "start", "slope")  # inputs of which 
 
 @dataclass(frozen=True)
 class Found:
-    """The worst error of outputs and of gradients, whose they are, and whether both are within the limits."""
+    """The worst error of outputs and of gradients, whose the worst is, and what share of its limit."""
 
     output: float
     gradient: float
     worst: str
-    right: bool
+    share: float
+
+    @property
+    def right(self) -> bool:
+        """Whether all are within the limits."""
+        return self.share <= 1.0
 
     def columns(self) -> dict[str, Any]:
         """As a row has it."""
@@ -43,14 +56,14 @@ def off_by(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).square().mean().sqrt() / scale)
 
 
-def judged(names: Sequence[str], found: Sequence[Tensor], expected: Sequence[Tensor], dtype: str) -> Found:
+def judged(names: Sequence[str], found: Sequence[Tensor], expected: Sequence[Tensor], limit: Limits) -> Found:
     """Errors of y, final state and gradients, in that order."""
     errors = [off_by(a, b) for a, b in zip(found, expected, strict=True)]
-    limits = [LIMITS[dtype][0 if i < 2 else 2 if name in BEHIND_RELU else 1] for i, name in enumerate(names)]
+    limits = [limit[0 if i < 2 else 2 if name in BEHIND_RELU else 1] for i, name in enumerate(names)]
     shares = [e / limit if e == e else float("inf") for e, limit in zip(errors, limits, strict=True)]
     worst = max(range(len(errors)), key=lambda i: shares[i])
     told = f"{names[worst]}: {errors[worst]:.1e}"
-    return Found(max(errors[:2]), max(errors[2:]), told, max(shares) <= 1.0)
+    return Found(max(errors[:2]), max(errors[2:]), told, max(shares))
 
 
 def names_of(inputs: LoopInputs) -> list[str]:
@@ -58,27 +71,55 @@ def names_of(inputs: LoopInputs) -> list[str]:
     return [n for n, v in zip(inputs._fields, inputs, strict=True) if isinstance(v, Tensor) and v.requires_grad]
 
 
-def against_reference(case: Case, call: Callable[[LoopInputs], Result], where: str, seed: int = 1) -> Found:
-    """A small case with odd lengths, all outputs and gradients, against `reference` in float64 on the host."""
-    p = problem(case.small, call, where, seed)
-    g_final = torch.randn(p.inputs.start.shape, generator=torch.Generator().manual_seed(seed)).to(where)
+def limits_of(case: Case, way: str) -> Limits:
+    """How far a way may be off."""
+    return (LIMITS if way in ("fused", "selective scan") else LOOSE)[case.dtype]
+
+
+def rough(case: Case, way: str, backend: str) -> bool:
+    """Whether a way multiplies in bfloat16 what φ is given."""
+    return case.kind == "loop" and case.dtype != "float32" and (way != "fused" or backend == "triton")
+
+
+def against_reference(case: Case, way: str, call: Call, backend: str, where: str, seed: int = 1) -> Found:
+    """A case's small sizes, all outputs and gradients, against float64 on the host."""
+    rounded, limits = rough(case, way, backend), limits_of(case, way)
+    found = [_against_reference(size, call, rounded, limits, where, seed) for size in case.checks]
+    return max(found, key=lambda one: one.share)
+
+
+def _against_reference(size: Case, call: Call, rounded: bool, limits: Limits, where: str, seed: int) -> Found:
+    p = problem(size, call, where, seed)
     outputs = p.call(p.inputs)
-    found = [*outputs, *torch.autograd.grad(outputs, p.leaves, (p.gy, g_final))]
-    exact = LoopInputs(*(v if v is None else v.detach().cpu().double() for v in p.inputs))
-    exact = exact._replace(**{name: getattr(exact, name).requires_grad_() for name in names_of(p.inputs)})
-    rows = [_of_one(case, exact, b) for b in range(exact.x.shape[0])]
-    expected = [torch.stack(list(v)) for v in zip(*rows, strict=True)]
-    leaves = [getattr(exact, name) for name in names_of(p.inputs)]
-    expected += torch.autograd.grad(expected, leaves, (p.gy.cpu().double(), g_final.cpu().double()))
+    found = [*outputs, *torch.autograd.grad(outputs, p.leaves, (p.gy, _to_final(p, seed)))]
     names = ["y", "final", *(f"gradient of {n}" for n in names_of(p.inputs))]
-    return judged(names, [v.cpu() for v in found], [v.detach() for v in expected], case.dtype)
+    return judged(names, [v.cpu() for v in found], _expected(size, rounded, where, seed), limits)
 
 
-def _of_one(case: Case, v: LoopInputs, b: int) -> Result:
-    """One sequence by the reference."""
-    one = LoopInputs(*(t[b] if n in PER_TOKEN and t is not None else t for n, t in zip(v._fields, v, strict=True)))
-    if case.kind == "loop":
-        return reference.koss_loop(one, case.form)
+def _to_final(p: Problem, seed: int) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(p.inputs.start.shape, generator=g).to(p.gy.device)
+
+
+@cache
+def _expected(size: Case, rounded: bool, where: str, seed: int) -> list[Tensor]:
+    """Outputs and gradients in float64, made once for all ways."""
+    p = problem(size, lambda v: (v.x, v.start), where, seed)
+    names = names_of(p.inputs)
+    exact = LoopInputs(*(v if v is None else v.detach().cpu().double() for v in p.inputs))
+    exact = exact._replace(**{name: getattr(exact, name).requires_grad_() for name in names})
+    if size.kind == "loop":
+        outputs = as_multiplied(rounded, exact, size.form)
+    else:
+        own = {name: v for name in PER_TOKEN if (v := getattr(exact, name)) is not None}
+        outputs = torch.vmap(lambda one: _of_one(size, exact._replace(**one)))(own)
+    leaves = [getattr(exact, name) for name in names]
+    weights = (p.gy.cpu().double(), _to_final(p, seed).cpu().double())
+    return [v.detach() for v in (*outputs, *torch.autograd.grad(outputs, leaves, weights))]
+
+
+def _of_one(case: Case, one: LoopInputs) -> Result:
+    """One sequence of a scan by the float64 loops."""
     if case.kind == "selective":
         return reference.selective_scan(one.x, one.delta, one.bias, one.read, one.rate, one.start)
     return reference.koss_given_gains(
@@ -86,7 +127,7 @@ def _of_one(case: Case, v: LoopInputs, b: int) -> Result:
     )
 
 
-def against_torch(case: Case, p: Problem) -> Found:
+def against_torch(case: Case, way: str, p: Problem, backend: str) -> Found:
     """A problem of the timed size against plain torch in float32 on a few of its sequences, from first to last.
 
     Only those sequences get a gradient, so those of the weights, sums over the whole batch, must be the slice's too.
@@ -99,6 +140,19 @@ def against_torch(case: Case, p: Problem) -> Found:
     names = names_of(p.inputs)
     found = [v[index] for v in outputs]
     found += [g[index] if n in PER_TOKEN else g for n, g in zip(names, gradients, strict=True)]
+    told = ["y", "final", *(f"gradient of {n}" for n in names)]
+    expected = _of_slice(case, p, index, names, rough(case, way, backend))
+    return judged(told, found, expected, limits_of(case, way))
+
+
+_slices: dict[tuple[Case, str, bool], list[Tensor]] = {}
+
+
+def _of_slice(case: Case, p: Problem, index: Tensor, names: Sequence[str], rounded: bool) -> list[Tensor]:
+    """Plain torch's outputs and gradients of some sequences; kept, since every way is given the same inputs."""
+    key = case, str(p.gy.device), rounded
+    if key in _slices:
+        return _slices[key]
     part = LoopInputs(
         *(
             v if v is None else (v.detach()[index] if n in PER_TOKEN else v.detach()).float()
@@ -106,8 +160,9 @@ def against_torch(case: Case, p: Problem) -> Found:
         )
     )
     part = part._replace(**{name: getattr(part, name).requires_grad_() for name in names})
-    expected = list(call_of(replace(case, dtype="float32"), "torch")(part))
+    plain = call_of(replace(case, dtype="float32"), "torch")
+    expected = list(as_multiplied(rounded, part, case.form) if case.kind == "loop" else plain(part))
     leaves = [getattr(part, name) for name in names]
     expected += torch.autograd.grad(expected[0], leaves, p.gy[index].float())
-    told = ["y", "final", *(f"gradient of {n}" for n in names)]
-    return judged(told, found, [v.detach() for v in expected], case.dtype)
+    _slices[key] = [v.detach() for v in expected]
+    return _slices[key]

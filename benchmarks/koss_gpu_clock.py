@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,25 @@ MANY = """template <typename T> T many(T x) {
     for (int i = 0; i < 256; i++) { a = __expf(-a); b = __expf(-b); c = __expf(-c); d = __expf(-d); }
     return a + b + c + d;
 }"""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When nothing more is begun: `seconds` after the start, `at` by `perf_counter`."""
+
+    at: float
+    seconds: float
+
+    def left_s(self) -> float:
+        return self.at - time.perf_counter()
+
+    def over(self) -> bool:
+        return self.left_s() <= 0.0
+
+    @property
+    def note(self) -> str:
+        """What a row says that was not begun."""
+        return f"left out: {self.seconds:.0f} s were over"
 
 
 def ceilings(where: str, tiny: bool = False) -> Ceilings:

@@ -23,14 +23,15 @@ BUDGET_S = 1.0  # of timing, for each figure
 WHOLE_STEPS = 96  # of the loop that is compiled whole
 
 
-def figures(case: Case, way: str, call: Any, where: str) -> dict[str, Any]:
+def figures(case: Case, way: str, call: Any, where: str, timed: bool) -> dict[str, Any]:
     """Check and times of one compiled way; the first call compiles."""
     begin = time.perf_counter()
     p = problem(case, call, where, 1)
-    found = against_torch(case, p)
+    found = against_torch(case, way, p, "triton")
+    p.forward()  # without a gradient it is compiled once more
     compiling_s = time.perf_counter() - begin
     out: dict[str, Any] = {"compiling_s": round(compiling_s, 1), **found.columns(), "times": {}}
-    if not found.right:
+    if not found.right or not timed:
         return out
     for direction, work in (("forward", p.forward), ("forward+backward", p.both)):
         out["times"][f"{direction}, call"] = time_columns(within([work], where, BUDGET_S))
@@ -47,6 +48,7 @@ def main() -> int:
     parser.add_argument("--case", default=BESIDE[0].name)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--steps", type=int, default=0, help="fewer steps than the case has, for a trial")
+    parser.add_argument("--compile-only", action="store_true", help="fill the compiler's cache, time nothing")
     given = parser.parse_args()
     case = next(c for c in (*TABLE, *BESIDE) if c.name == given.case)
     case = replace(case, steps=given.steps or case.steps)
@@ -54,7 +56,7 @@ def main() -> int:
         one = replace(case, steps=min(case.steps, WHOLE_STEPS)) if "whole" in way else case
         print(json.dumps({"way": way, "begun": one.steps}), flush=True)
         try:
-            told = figures(one, way, call, given.device)
+            told = figures(one, way, call, given.device, not given.compile_only)
         except Exception as error:
             told = {"note": f"does not run: {first_line(error)}"}
         print(json.dumps({"way": way, "done": told}), flush=True)

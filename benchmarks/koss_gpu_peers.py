@@ -1,16 +1,19 @@
-"""What the fused KOSS kernels are compared with, in plain torch: segments in a Python loop, a parallel scan in each.
+"""What the fused KOSS kernels are compared with, in plain torch: segments in a Python loop.
 
-Written from the description in arXiv 2512.16723: the segments follow one another, in each the innovations of all steps
-come from the state carried in, and the recurrence inside is a parallel prefix scan of logarithmic depth. The published
-operator is replaced by `discrete`, so that the result is the same as the other ways' and can be checked.
+`eager` is the package's own loop, whose recurrence inside a segment is a multiply-add a step. `segment` is written from
+the description in arXiv 2512.16723: innovations of all steps from the state carried in, and a parallel prefix scan of
+logarithmic depth. The published operator is replaced by `discrete`, so that the result is the same as the other ways'
+and can be checked. Both multiply in φ what the fused kernels multiply: bfloat16 where x is, summed in float32.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch.nn import functional
 
+from ssrtrack.kernels import koss_torch
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 
 Tensor = torch.Tensor
@@ -47,11 +50,26 @@ def segment(
 
 
 def _logit(s: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, kind: torch.dtype) -> Tensor:
-    """φ of all heads; its products in the precision of x, as the fused kernel's are."""
+    """φ of all heads; its operands in the precision of x, as the fused kernel's are."""
     by_head = s.unflatten(-1, (w1.shape[0], -1)).movedim(2, 0).flatten(1, 2)
     hidden = torch.relu(torch.bmm(by_head.to(kind), w1.to(kind)).float() + b1[:, None])
     z = torch.bmm(hidden.to(kind), w2.to(kind)).float()
     return z.unflatten(1, s.shape[:2]).movedim(0, 2).flatten(2)
+
+
+def eager(inputs: LoopInputs, form: LoopForm) -> tuple[Tensor, Tensor]:
+    """`koss_torch.forward` with φ's products in the precision of x, where that is bfloat16."""
+    if inputs.x.dtype != torch.bfloat16:
+        return koss_torch.forward(inputs, form)
+    w1, w2 = inputs.w1.bfloat16(), inputs.w2.bfloat16()  # once, as the fused kernel has them
+
+    def gain(e: Tensor, bias: Tensor, _1: Tensor, b1: Tensor, _2: Tensor, operator: str = "discrete") -> Tensor:
+        square = e * e
+        z = _logit(square / (1.0 + square), w1, b1, w2, torch.bfloat16) + bias
+        return functional.softplus(z, threshold=1e4) if operator == "bucy" else torch.sigmoid(z)
+
+    with mock.patch.object(koss_torch, "innovation_gain", gain):
+        return koss_torch.forward(inputs, form)
 
 
 def loop(inputs: LoopInputs, form: LoopForm, body: Segment = segment) -> tuple[Tensor, Tensor]:
@@ -59,7 +77,8 @@ def loop(inputs: LoopInputs, form: LoopForm, body: Segment = segment) -> tuple[T
     if form.operator != "discrete" or not form.innovate:
         raise ValueError(f"the loop in Python is written for discrete operators with innovations, not for {form}")
     h, out = inputs.start, []
-    weights = inputs.rate, inputs.w1, inputs.b1, inputs.w2
+    kind = inputs.x.dtype
+    weights = inputs.rate, inputs.w1.to(kind), inputs.b1, inputs.w2.to(kind)
     # split's gradient is one concatenation; a slice's would be a tensor of T steps for every segment.
     timed = [v.split(form.segment, 1) for v in (inputs.x, inputs.delta, inputs.read, inputs.bias)]
     for part in zip(*timed, strict=True):

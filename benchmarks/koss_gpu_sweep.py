@@ -1,6 +1,5 @@
 """How the fused KOSS kernels scale: with T, B, segments and passes; cost per token and channel, memory per token."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from math import log
@@ -8,8 +7,10 @@ from typing import Any
 
 from koss_gpu_cases import Case, columns_of
 from koss_gpu_check import against_reference
-from koss_gpu_clock import first_line, free, graph_ms, on, peak_bytes, side_stream, time_columns, within
+from koss_gpu_clock import Deadline, first_line, free, graph_ms, on, peak_bytes, side_stream, time_columns, within
+from koss_gpu_table import Row, of_this_run
 from koss_gpu_ways import call_of, problem
+from setting import write_csv
 
 BASE = Case("sweep", 32, 720, 4)
 FORMS = ((1, 0), (16, 0))  # along T and B
@@ -40,24 +41,51 @@ def cases(quick: bool, tiny: bool) -> Iterator[tuple[str, Case]]:
         yield from (("S and J", replace(BASE, segment=S, passes=J)) for S, J in SEGMENTS_AND_PASSES)
 
 
-def sweep_rows(backend: str, where: str, quick: bool, tiny: bool, seconds: float) -> list[dict[str, Any]]:
-    """Rows of all cases, forward and forward with backward; each form is checked once, small."""
-    right: dict[Any, str] = {}
-    rows: list[dict[str, Any]] = []
-    begin = time.perf_counter()
-    for axis, case in cases(quick, tiny):
-        if time.perf_counter() - begin > seconds:
-            right[case.form] = "left out: the time was over"
-        if case.form not in right:
-            right[case.form] = _fault(case, backend, where)
-        for row in _timed(case, backend, where, 0.01 if tiny else 0.15, right[case.form]):
-            full = {"axis": axis} | columns_of(case) | row
-            rows.append({column: full.get(column, "") for column in COLUMNS})
+def class_of(case: Case) -> Case:
+    """The size whose kernels a swept size has: they are made for a class of sizes, as `Case.small` says."""
+    return replace(case, batch=BATCHES[4] if case.batch >= BATCHES[4] else BASE.batch, steps=BASE.steps)
+
+
+def kernels_of_sweep() -> list[Case]:
+    """One case of each class."""
+    return list(dict.fromkeys(class_of(case) for _, case in cases(False, False)))
+
+
+def sweep(args: Any, deadline: Deadline, faults: dict[Any, str], extra: Row) -> list[str]:
+    """Measure all cases, write them down after each, and say how time and memory grow; args: koss_gpu's own."""
+    path = args.output.with_name(f"{args.output.stem}_sweep.csv")
+    kept = [row for row in of_this_run(path, extra) if row["ms_p50"]] if args.resume else []
+    done = {_place(row) for row in kept if row["direction"] == "forward+backward"}
+    rows: list[Row] = [row for row in kept if _place(row) in done]
+    right: dict[Case, str] = {case: f"not compiled: {fault}" for (case, _), fault in _pairs(faults)}
+    for axis, case in cases(args.quick, args.tiny):
+        here = {"axis": axis} | columns_of(case)
+        if _place(here) in done:
+            continue
+        kind = class_of(case)
+        if not deadline.over() and kind not in right:
+            right[kind] = _fault(case, args.backend, args.device)
+        fault = deadline.note if deadline.over() else right[kind]
+        for row in _timed(case, args.backend, args.device, 0.01 if args.tiny else 0.15, fault):
+            full = here | row
+            rows.append({column: full.get(column, "") for column in COLUMNS} | extra)
         _show(rows[-1])
-    return rows
+        write_csv(path, rows, told=False)
+    lines = [*exponents(rows), *memory(rows)]
+    told = [dict.fromkeys(COLUMNS, "") | {"axis": "over T", "note": line} | extra for line in lines]
+    write_csv(path, [*rows, *told])
+    return lines
 
 
-def _show(row: dict[str, Any]) -> None:
+def _pairs(faults: dict[Any, str]) -> list[tuple[Any, str]]:
+    return [(key, fault) for key, fault in faults.items() if isinstance(key, tuple) and key[0].name == BASE.name]
+
+
+def _place(row: Row) -> tuple[str, ...]:
+    return tuple(str(row[name]) for name in ("axis", "B", "T", "S", "J"))
+
+
+def _show(row: Row) -> None:
     sizes = "  ".join(f"{name} {row[name]}" for name in ("B", "T", "S", "J"))
     cost, memory = row["ns_per_token_channel"], row["peak_bytes_per_token"]
     print(f"sweep {row['axis']}: {sizes}  {row['direction']} {cost} ns, {memory} B a token {row['note']}", flush=True)
@@ -66,13 +94,13 @@ def _show(row: dict[str, Any]) -> None:
 def _fault(case: Case, backend: str, where: str) -> str:
     """Why a form is not timed; empty if it is right."""
     try:
-        found = against_reference(case, call_of(case, backend), where)
+        found = against_reference(case, "fused", call_of(case, backend), backend, where)
     except Exception as error:
         return f"does not run: {first_line(error)}"
     return "" if found.right else f"wrong beyond the limits ({found.worst}); not timed"
 
 
-def _timed(case: Case, backend: str, where: str, budget_s: float, fault: str) -> Iterator[dict[str, Any]]:
+def _timed(case: Case, backend: str, where: str, budget_s: float, fault: str) -> Iterator[Row]:
     if fault:
         yield {"note": fault}
         return
@@ -81,8 +109,8 @@ def _timed(case: Case, backend: str, where: str, budget_s: float, fault: str) ->
         p = problem(case, call_of(case, backend), where, 1)
         for direction, work in (("forward", p.forward), ("forward+backward", p.both)):
             with on(stream):
-                peak = peak_bytes(work, where) / case.tokens
-                ms, timing = within([work], where, budget_s), "call"
+                peak, timing = peak_bytes(work, where) / case.tokens, "call"
+                ms = within([work], where, budget_s) if stream is None else []
             if stream is not None:
                 ms, timing = graph_ms([work], stream, budget_s), "graph"
             row = time_columns(ms)
@@ -98,20 +126,39 @@ def _timed(case: Case, backend: str, where: str, budget_s: float, fault: str) ->
         free()
 
 
-def exponents(rows: Sequence[dict[str, Any]]) -> list[str]:
+def exponents(rows: Sequence[Row]) -> list[str]:
     """Slope of log time over log T for each form and direction: 1 is linear."""
     lines = []
     for S, J in FORMS:
         for direction in ("forward", "forward+backward"):
             wanted = {"axis": "T", "S": S, "J": J, "direction": direction}
             points = [
-                (log(row["T"]), log(float(row["ms_p50"])))
+                (log(int(row["T"])), log(float(row["ms_p50"])))
                 for row in rows
-                if row["ms_p50"] and row["T"] >= FITTED_FROM and all(row[k] == v for k, v in wanted.items())
+                if row["ms_p50"] and int(row["T"]) >= FITTED_FROM and _is(row, wanted)
             ]
             if len(points) > 1:
                 lines.append(f"S {S} J {J}, {direction}: time grows as T to the power of {slope(points):.3f}")
     return lines
+
+
+def memory(rows: Sequence[Row]) -> list[str]:
+    """Least and most peak memory a token along T for each form and direction: constant if the two are alike."""
+    lines = []
+    for S, J in FORMS:
+        for direction in ("forward", "forward+backward"):
+            wanted = {"axis": "T", "S": S, "J": J, "direction": direction}
+            found = [float(r["peak_bytes_per_token"]) for r in rows if r["peak_bytes_per_token"] and _is(r, wanted)]
+            if len(found) > 1:
+                lines.append(
+                    f"S {S} J {J}, {direction}: {min(found):.0f} to {max(found):.0f} bytes a token at the peak"
+                )
+    return lines
+
+
+def _is(row: Row, wanted: Row) -> bool:
+    # A row that was read from a file has texts.
+    return all(str(row[name]) == str(value) for name, value in wanted.items())
 
 
 def slope(points: Sequence[tuple[float, float]]) -> float:

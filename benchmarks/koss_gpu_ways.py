@@ -12,6 +12,7 @@ from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 
 Tensor = torch.Tensor
 Result = tuple[Tensor, Tensor]
+Call = Callable[[LoopInputs], Result]
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Problem:
     """One set of inputs: `call` gives y and the final state; gy is what comes back to y."""
 
     inputs: LoopInputs
-    call: Callable[[LoopInputs], Result]
+    call: Call
     gy: Tensor
 
     @property
@@ -61,7 +62,7 @@ def write_of(inputs: LoopInputs, seed: int) -> LoopInputs:
     return gain_of(inputs)._replace(bias=b)
 
 
-def call_of(case: Case, backend: str | None) -> Callable[[LoopInputs], Result]:
+def call_of(case: Case, backend: str | None) -> Call:
     """The package's own function for a case."""
     if case.kind == "loop":
         from ssrtrack.kernels.koss_closed_loop import koss_closed_loop
@@ -81,10 +82,13 @@ def way_of(case: Case, way: str, backend: str) -> Any:
     if way == "parallel scan in a Python loop":
         form: LoopForm = case.form
         return lambda v: peers.loop(v, form)
+    if way == "eager" and case.kind == "loop":
+        eager: LoopForm = case.form
+        return lambda v: peers.eager(v, eager)
     return call_of(case, "torch" if way == "eager" else backend)
 
 
-def problem(case: Case, call: Callable[[LoopInputs], Result], where: str, seed: int) -> Problem:
+def problem(case: Case, call: Call, where: str, seed: int) -> Problem:
     """Inputs of a case, and a call on them."""
     inputs = drawn(case, where, seed)
     if case.kind != "loop":

@@ -3,17 +3,22 @@
 A new row joins every test: each backend on a CPU, the kernels in Triton's interpreter, the kernels on a card.
 """
 
+import sys
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from torch.nn import functional
 
-from ssrtrack.kernels import koss_torch
 from ssrtrack.kernels.koss_form import CLOSED, LoopForm, LoopInputs
 from ssrtrack.kernels.reference import koss_loop
+
+FOLDER = str(Path(__file__).parents[1] / "benchmarks")
+if FOLDER not in sys.path:
+    sys.path.insert(0, FOLDER)
+
+from koss_gpu_rounding import as_multiplied as as_multiplied  # noqa: E402
 
 Tensor = torch.Tensor
 NAMES = LoopInputs._fields[:-1]
@@ -199,47 +204,6 @@ def reference(inputs: LoopInputs, form: LoopForm) -> tuple[Tensor, Tensor]:
         sequence = {name: v[0, first:end] for name, v in timed.items()}
         found.append(koss_loop(inputs._replace(start=start, offsets=None, **sequence), form))
     return torch.cat([y for y, _ in found])[None], torch.stack([last for _, last in found])
-
-
-class _Rounded(torch.autograd.Function):
-    """A value as bfloat16 has it, `forward`; else its gradient as bfloat16 has it. Neither changes the other."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor, value: bool) -> Tensor:
-        ctx.value = value
-        return v.bfloat16().to(v.dtype) if value else v.clone()
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return g if ctx.value else g.bfloat16().to(g.dtype), None
-
-
-def _product(a: Tensor, w: Tensor, rough: bool) -> Tensor:
-    """a w by heads; `rough` as kernels make it from bfloat16: of rounded operands, and so its two gradients."""
-    if not rough:
-        return torch.bmm(a, w)
-    rounded: Any = _Rounded.apply
-    out: Tensor = rounded(torch.bmm(rounded(a, True), rounded(w, True)), False)
-    return out
-
-
-def as_multiplied(rough: bool, inputs: LoopInputs, form: LoopForm, nearest: list[float]) -> tuple[Tensor, Tensor]:
-    """The loop by `koss_torch` in the precision of `inputs`, φ's operands rounded where the kernels round them.
-
-    An exact gate is no measure of one that multiplies in bfloat16: about one hidden unit in 500 lies within the
-    rounding of 0, on the other side of its ReLU, and has its whole gradient or none (W1 and b1 are 3 to 5 % off).
-    Rounded alike, the two agree on nearly all. Adds to `nearest` how near 0 a hidden unit came.
-    """
-
-    def gain(e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, operator: str = "discrete") -> Tensor:
-        s = (e * e / (1.0 + e * e)).reshape(-1, *b1.shape).transpose(0, 1)
-        sums = _product(s, w1, rough) + b1[:, None]
-        nearest.append(float(sums.detach().abs().min()))
-        z = _product(torch.relu(sums), w2, rough).transpose(0, 1).reshape(e.shape) + bias
-        return functional.softplus(z, threshold=1e4) if operator == "bucy" else torch.sigmoid(z)
-
-    with mock.patch.object(koss_torch, "innovation_gain", gain):
-        return koss_torch.forward(inputs, form)
 
 
 def drawn_clear(case: Case, device: str) -> tuple[LoopInputs, Answers]:
