@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
-from ssrtrack.kernels.koss_math import EXACT, NEUMANN, gain, gain_slope, saturation, saturation_slope
+from ssrtrack.kernels.koss_math import EXACT, NEUMANN, gain
 from ssrtrack.kernels.koss_segment_forward import Tiling, pointers, settings, shape_of, tiling
 from ssrtrack.kernels.koss_segment_parts import (
     bounds,
@@ -32,7 +32,6 @@ from ssrtrack.kernels.koss_segment_parts import (
     kept_row,
     load_rows,
     operand,
-    own_tile,
     store_rows,
 )
 from ssrtrack.kernels.koss_segment_stages import (
@@ -102,33 +101,40 @@ def _backward(
     g_rate, g_lead = vectors(NI, R), tl.zeros([R], tl.float32)
     zero = tl.zeros([], tl.int64)
     own = OWN + (zero + tl.program_id(0)) * own_at("end", S, P, U, J, NI, PC, R)
-    e_own, K_own = own + own_at("e", S, P, U, J, NI, PC, R), own + own_at("K", S, P, U, J, NI, PC, R)
-    h_own, p_own = own + own_at("h", S, P, U, J, NI, PC, R) + r, own + own_at("p", S, P, U, J, NI, PC, R) + r
-    gK_own, de_own = own + own_at("gK", S, P, U, J, NI, PC, R), own + own_at("de", S, P, U, J, NI, PC, R)
-    gx_own, gd_own = own + own_at("gx", S, P, U, J, NI, PC, R) + pair, own + own_at("gd", S, P, U, J, NI, PC, R) + pair
-    gs_own, gz_own = own + own_at("gs", S, P, U, J, NI, PC, R) + pair, own + own_at("gz", S, P, U, J, NI, PC, R)
-    gc_own = own + own_at("gc", S, P, U, J, NI, PC, R)
+    slope_own = own + own_at("slope", S, P, U, J, NI, PC, R) + pair
+    K_own = own + own_at("K", S, P, U, J, NI, PC, R)
+    h_own = own + own_at("h", S, P, U, J, NI, PC, R) + r
+    p_own = own + own_at("p", S, P, U, J, NI, PC, R) + r
+    de_own = own + own_at("de", S, P, U, J, NI, PC, R)
+    gx_own = own + own_at("gx", S, P, U, J, NI, PC, R) + pair
+    gd_own = own + own_at("gd", S, P, U, J, NI, PC, R) + pair
+    gs_own = own + own_at("gs", S, P, U, J, NI, PC, R) + pair
+    gz_own = own + own_at("gz", S, P, U, J, NI, PC, R) + pair
+    gc_own = own + own_at("gc", S, P, U, J, NI, PC, R) + r
+    ROWS: tl.constexpr = S * PC
     BLOCKS: tl.constexpr = S // U * NI * R
     KNOWN_SLOPE: tl.constexpr = HAS_LEAD or OP == NEUMANN or OP == EXACT
     left = length - tl.maximum(count - 1, 0) * S
     for _segment in range(0, count):
         # Forward again: innovations and gains of every pass, and the states between.
         h = load_vectors(kept, C, NI)
-        predict(h, rate, x_at, d_at, c_at, e_own + pair, p_own, left, INNOVATE, xt, dt, ct, U, NI, NS, PC)
+        predict(
+            h, rate, x_at, d_at, c_at, SELECTED + out + o_off, slope_own, p_own, left, INNOVATE, xt, dt, ct, ot, U,
+            NI, NS, PC,
+        )  # fmt: skip
         z = load_rows(z_at, zb, zt, left, -1e9, G, C, P).to(tl.float32)
         for j in range(0, J + 1):
-            place = out + (zero + j) * op
+            place, after = out + (zero + j) * op, out + (zero + j + 1) * op
             tl.debug_barrier()
-            s = saturation(own_tile(e_own + j * TILE, left, G, C, P))[0]
+            s = load_rows(SELECTED + place, ob, ot, left, 0.0, G, C, P)
             hidden = operand(hidden_layer(s, w1, b1, DOT), w2)
-            store_rows(SELECTED + place, ob, ot, left, s, G, C, P)
             store_rows(HIDDEN + place, ob, ot, left, hidden, G, C, P)
             keep_tile(K_own + j * TILE, gain(OP, tl.dot(hidden, w2, input_precision=DOT) + z), G, C, P)
             tl.debug_barrier()
             walk(
                 OP, h, rate, lead, x_at, d_at, c_at, s_at, K_own + j * TILE + pair, h_own + j * BLOCKS,
-                e_own + (j + 1) * TILE + pair, left, zero + j < J, HAS_SLOPE, HAS_LEAD, J, xt, dt, ct, st, U,
-                NI, NS, PC,
+                SELECTED + after + o_off, slope_own + (j + 1) * ROWS, left, zero + j < J, HAS_SLOPE, HAS_LEAD, J,
+                xt, dt, ct, st, ot, U, NI, NS, PC,
             )  # fmt: skip
 
         # And back, the last pass first.
@@ -139,37 +145,26 @@ def _backward(
             place = out + (zero + j) * op
             carry, g_rate, g_lead = states_back(
                 OP, carry, rate, g_rate, lead, g_lead, x_at, d_at, c_at, s_at, g_at, K_own + j * TILE + pair,
-                h_own + j * BLOCKS, de_own + pair, gK_own + pair, gx_own, gd_own, gs_own, gc_own + r, left,
-                tl.minimum(zero + back, 1).to(tl.int32),
-                HAS_SLOPE, HAS_LEAD, J, xt, dt, ct, st, gt, U, NI, NS, PC,
+                h_own + j * BLOCKS, slope_own + (j + 1) * ROWS, de_own + pair, gx_own, gd_own, gs_own, gz_own, gc_own,
+                LOGIT + place + o_off, GBIAS + out + o_off, left, tl.minimum(zero + back, 1).to(tl.int32), HAS_SLOPE,
+                HAS_LEAD, J, xt, dt, ct, st, gt, ot, U, NI, NS, PC,
             )  # fmt: skip
             lam, carry = plus(lam, carry, NI), vectors(NI, R)
             tl.debug_barrier()
-            gz = own_tile(gK_own, left, G, C, P) * gain_slope(OP, own_tile(K_own + j * TILE, left, G, C, P))
-            if J == 0:
-                store_rows(GBIAS + out, ob, ot, left, gz, G, C, P)
-            else:
-                # Every pass writes its sum over what was before it: the first pass, which comes last, the whole.
-                gz_sum = gz + own_tile(gz_own, tl.where(zero + back > 0, left, 0), G, C, P)
-                keep_tile(gz_own, gz_sum, G, C, P)
-                store_rows(GBIAS + out, ob, ot, left, gz_sum, G, C, P)
-            gz = operand(gz, w2)
-            store_rows(LOGIT + place, ob, ot, left, gz, G, C, P)
+            gz = load_rows(LOGIT + place, ob, ot, left, 0.0, G, C, P)
             d_hidden = tl.dot(gz, tl.trans(w2), input_precision=DOT)
             active = load_rows(HIDDEN + place, ob, ot, left, 0.0, G, C, P) > 0.0
             d_hidden = operand(tl.where(active, d_hidden, 0.0), w1)
-            e = own_tile(e_own + j * TILE, left, G, C, P)
-            de = tl.dot(d_hidden, tl.trans(w1), input_precision=DOT) * saturation_slope(e, saturation(e)[1])
-            keep_tile(de_own, de, G, C, P)
+            keep_tile(de_own, tl.dot(d_hidden, tl.trans(w1), input_precision=DOT), G, C, P)
             tl.debug_barrier()
         later, g_rate = innovations_back(
-            rate, g_rate, d_at, c_at, p_own, de_own + pair, gx_own, gd_own, gs_own, gc_own + r, GX + out + o_off,
-            GDELTA + out + o_off, GSLOPE + out + o_off, left, INNOVATE, HAS_SLOPE, KNOWN_SLOPE, dt, ct, ot, U,
-            NI, NS, PC,
+            rate, g_rate, d_at, c_at, p_own, slope_own, de_own + pair, gx_own, gd_own, gs_own, gz_own, gc_own,
+            GX + out + o_off, GDELTA + out + o_off, GSLOPE + out + o_off, GBIAS + out + o_off, left, INNOVATE,
+            HAS_SLOPE, KNOWN_SLOPE, J, dt, ct, ot, U, NI, NS, PC,
         )  # fmt: skip
         lam = plus(lam, later, NI)
         tl.debug_barrier()
-        reads_back(gc_own, read_at, rb, rt, left, S, W, NI, NS, G, C)
+        reads_back(own + own_at("gc", S, P, U, J, NI, PC, R), read_at, rb, rt, left, S, W, NI, NS, G, C)
         x_at, d_at, s_at, g_at, c_at = x_at - S * xt, d_at - S * dt, s_at - S * st, g_at - S * gt, c_at - S * ct
         z_at, out, read_at = z_at - S * zt, out - S * ot, read_at - S * rt
         kept -= H * (NI * NS * C)

@@ -12,7 +12,17 @@ load is one instruction.
 import triton
 import triton.language as tl
 
-from ssrtrack.kernels.koss_math import BUCY, EXACT, KALMAN, NEUMANN, advance, retreat
+from ssrtrack.kernels.koss_math import (
+    BUCY,
+    EXACT,
+    KALMAN,
+    NEUMANN,
+    advance,
+    gain_slope,
+    retreat,
+    saturation,
+    saturation_slope,
+)
 from ssrtrack.kernels.koss_segment_walk import (
     across,
     driven,
@@ -62,9 +72,18 @@ def store_vectors(pointer, stride, h, NI: tl.constexpr):
 
 
 @triton.jit
+def innovate(e, selected, slope_own, u: tl.constexpr, now, ot: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr):
+    """What φ and its gradient need of an innovation: s, and ds/de for the thread that wrote it."""
+    s, rest = saturation(e)
+    store_step(selected + u * ot, s, u, now, NS)
+    store_pair(slope_own + u * PC, saturation_slope(e, rest), NS)
+
+
+@triton.jit
 def predict(
-    h, rate, x_at, d_at, c_at, e_own, p_own, left, INNOVATE: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr,
-    ct: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
+    h, rate, x_at, d_at, c_at, selected, slope_own, p_own, left, INNOVATE: tl.constexpr, xt: tl.constexpr,
+    dt: tl.constexpr, ct: tl.constexpr, ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr,
+    PC: tl.constexpr,
 ):  # fmt: skip
     """Innovations e = x − c·p of the open-loop prediction p_t = E_t p_{t−1} from h, and p before every U steps."""
     R: tl.constexpr = PC * NS
@@ -81,14 +100,15 @@ def predict(
             if INNOVATE:
                 p = times(powers(rate, delta[u], NI), p, NI)
                 e -= across(weighed(c, u * NI, p, NI), PC, NS)
-            store_pair(e_own + (k * U + u) * PC, e, NS)
+            innovate(e, selected + k * (U * ot), slope_own + k * (U * PC), u, now, ot, NS, PC)
 
 
 @triton.jit
 def walk(
-    OP: tl.constexpr, h, rate, lead, x_at, d_at, c_at, s_at, K_own, h_own, e_own, left, refine, HAS_SLOPE: tl.constexpr,
-    HAS_LEAD: tl.constexpr, J: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, st: tl.constexpr,
-    U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
+    OP: tl.constexpr, h, rate, lead, x_at, d_at, c_at, s_at, K_own, h_own, selected, slope_own, left, refine,
+    HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr, J: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr,
+    ct: tl.constexpr, st: tl.constexpr, ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr,
+    PC: tl.constexpr,
 ):  # fmt: skip
     """States before every U steps, with a pass' gains; where it is to `refine`, the next pass' innovations too."""
     R: tl.constexpr = PC * NS
@@ -106,13 +126,13 @@ def walk(
             p = times(powers(rate, delta[u], NI), h, NI)
             if J > 0 and refine:
                 e = x[u] - across(weighed(c, u * NI, p, NI), PC, NS)
-                store_pair(e_own + (k * U + u) * PC, e, NS)
+                innovate(e, selected + k * (U * ot), slope_own + k * (U * PC), u, now, ot, NS, PC)
             v = driven(OP, x[u], slope[u], lead, HAS_LEAD)
             if OP == KALMAN:
                 v = v - across(weighed(c, u * NI, p, NI), PC, NS)
             h = advanced(OP, h, p, rate, delta[u], K[u], c, u * NI, x[u], slope[u], v, NI)
-        if k < count - 1:
-            store_vectors(h_own + (k + 1) * (NI * R), R, h, NI)
+        if J == 0 or k < count - 1:
+            store_vectors(h_own + k * (NI * R) + NI * R, R, h, NI)
 
 
 @triton.jit
@@ -134,29 +154,31 @@ def sum_onto(pointer, value, again, J: tl.constexpr, NS: tl.constexpr):
 
 @triton.jit
 def states_back(
-    OP: tl.constexpr, carry, rate, g_rate, lead, g_lead, x_at, d_at, c_at, s_at, g_at, K_own, h_own, de_own, gK_own,
-    gx_own, gd_own, gs_own, gc_own, left, again, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr, J: tl.constexpr,
-    xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, st: tl.constexpr, gt: tl.constexpr, U: tl.constexpr,
-    NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
+    OP: tl.constexpr, carry, rate, g_rate, lead, g_lead, x_at, d_at, c_at, s_at, g_at, K_own, h_own, slope_own, de_own,
+    gx_own, gd_own, gs_own, gz_own, gc_own, LOGIT, GBIAS, left, again, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr,
+    J: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, st: tl.constexpr, gt: tl.constexpr,
+    ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
 ):  # fmt: skip
     """A pass' states taken back, from ∂L/∂h after the segment to that before it.
 
-    The last pass is the one read out. Every other one (`again`) made the innovations of the pass after it from its
-    own predictions, which de there is the gradient of. Left in memory: gK, and the passes' sums of gx, gΔ, gẋ and gc.
+    The last pass is the one read out. Every other one (`again` = 1) made the innovations of the pass after it from its
+    own predictions, and de there is the product of `slope_own` and `de_own`. Left in memory: dz, and the passes' sums
+    of gx, gΔ, gẋ, dz and gc.
     """
     R: tl.constexpr = PC * NS
     count = tl.cdiv(left, U)
     for back in range(count):
         k = count - 1 - back
         now = left - k * U
+        rows = k * (U * PC)
         x = steps_of(x_at + k * (U * xt), xt, now, U)
         delta = steps_of(d_at + k * (U * dt), dt, now, U)
         c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
         slope = slopes_of(s_at + k * (U * st), st, now, HAS_SLOPE, U, R)
         gy = steps_of(g_at + k * (U * gt), gt, now * (1 - again), U)
-        K = own_steps(K_own + k * (U * PC), PC, U)
+        K = own_steps(K_own + rows, PC, U)
         if J > 0:
-            de = steps_of(de_own + k * (U * PC), PC, again * U, U)
+            bend, de = steps_of(slope_own + rows, PC, again * U, U), steps_of(de_own + rows, PC, again * U, U)
         h = load_vectors(h_own + k * (NI * R), R, NI)
         states, grown, drives = h, (), ()
         for u in tl.static_range(U):
@@ -167,8 +189,7 @@ def states_back(
             h = advanced(OP, h, p, rate, delta[u], K[u], c, u * NI, x[u], slope[u], v, NI)
             states, grown, drives = states + h, grown + p, drives + (v,)
         for u in tl.static_range(U - 1, -1, -1):
-            t = k * U + u
-            total = tl.zeros([R], tl.float32)
+            total = vectors(1, R)[0]
             outer = ()
             for i in tl.static_range(NI):
                 outer = outer + (carry[i] + c[u * NI + i] * gy[u],)
@@ -176,6 +197,8 @@ def states_back(
                     total += outer[i] * (K[u] * c[u * NI + i])
             if OP == KALMAN:
                 total = across(total, PC, NS)
+            if J > 0:
+                d_e = de[u] * bend[u]
             onward, rates = (), ()
             for i in tl.static_range(NI):
                 cn = c[u * NI + i]
@@ -187,12 +210,14 @@ def states_back(
                 read = states[(u + 1) * NI + i] * gy[u]
                 b_c = read if OP == EXACT else b_c + read
                 if J > 0:
-                    dp = -cn * de[u]
+                    dp = -cn * d_e
                     a += E * dp
                     q += dp * p
-                    b_c -= p * de[u]
-                    b_c += tl.load(gc_own + (t * NI + i) * R, mask=there(gc_own, 0, again), other=0.0)
-                tl.store(gc_own + (t * NI + i) * R, b_c)
+                    b_c -= p * d_e
+                place = gc_own + k * (U * NI * R) + (u * NI + i) * R
+                if J > 0:
+                    b_c += tl.load(place, mask=there(place, 0, again), other=0.0)
+                tl.store(place, b_c)
                 onward, rates = onward + (a,), rates + (g_rate[i] + q * delta[u],)
                 b_delta = b_delta + q * rate[i] if OP == BUCY else q * rate[i]
                 if OP == NEUMANN or OP == EXACT:
@@ -200,28 +225,28 @@ def states_back(
                 if i == 0:
                     d_K, d_x, d_delta, d_slope, d_v = b_K, b_x, b_delta, b_slope, b_v
                 else:
-                    d_K, d_x, d_delta, d_slope, d_v = (
-                        d_K + b_K,
-                        d_x + b_x,
-                        d_delta + b_delta,
-                        d_slope + b_slope,
-                        d_v + b_v,
-                    )
+                    d_K, d_x, d_delta = d_K + b_K, d_x + b_x, d_delta + b_delta
+                    d_slope, d_v = d_slope + b_slope, d_v + b_v
             carry, g_rate = onward, rates
-            store_pair(gK_own + t * PC, across(d_K, PC, NS), NS)
-            sum_onto(gd_own + t * PC, across(d_delta, PC, NS), again, J, NS)
-            gv = tl.zeros([R], tl.float32)
+            gz = across(d_K, PC, NS) * gain_slope(OP, K[u])
+            store_step(LOGIT + k * (U * ot) + u * ot, gz, u, now, NS)
+            if J > 0:
+                sum_onto(gz_own + rows + u * PC, gz, again, J, NS)
+            else:
+                store_step(GBIAS + k * (U * ot) + u * ot, gz, u, now, NS)
+            sum_onto(gd_own + rows + u * PC, across(d_delta, PC, NS), again, J, NS)
+            gv = vectors(1, R)[0]
             if OP != BUCY or HAS_LEAD:
                 gv = across(d_v, PC, NS)
             gx = across(d_x, PC, NS) if OP == BUCY else gv
             if J > 0:
-                gx += de[u]
-            sum_onto(gx_own + t * PC, gx, again, J, NS)
+                gx += d_e
+            sum_onto(gx_own + rows + u * PC, gx, again, J, NS)
             if OP == NEUMANN or OP == EXACT:
                 if HAS_SLOPE:
-                    sum_onto(gs_own + t * PC, across(d_slope, PC, NS), again, J, NS)
+                    sum_onto(gs_own + rows + u * PC, across(d_slope, PC, NS), again, J, NS)
             elif HAS_LEAD:
-                sum_onto(gs_own + t * PC, lead * gv, again, J, NS)
+                sum_onto(gs_own + rows + u * PC, lead * gv, again, J, NS)
                 g_lead += gv * slope[u]
     return carry, g_rate, g_lead
 
@@ -234,11 +259,12 @@ def power_again(rate, delta):
 
 @triton.jit
 def innovations_back(
-    rate, g_rate, d_at, c_at, p_own, de_own, gx_own, gd_own, gs_own, gc_own, GX, GDELTA, GSLOPE, left,
-    INNOVATE: tl.constexpr, WRITE_SLOPE: tl.constexpr, KNOWN_SLOPE: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr,
-    ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
+    rate, g_rate, d_at, c_at, p_own, slope_own, de_own, gx_own, gd_own, gs_own, gz_own, gc_own, GX, GDELTA, GSLOPE,
+    GBIAS, left, INNOVATE: tl.constexpr, HAS_SLOPE: tl.constexpr, KNOWN_SLOPE: tl.constexpr, J: tl.constexpr,
+    dt: tl.constexpr, ct: tl.constexpr, ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr,
+    PC: tl.constexpr,
 ):  # fmt: skip
-    """The first pass' innovations taken back through the open-loop prediction; gx, gΔ and gẋ are whole then, and out.
+    """The first pass' innovations taken back through the open-loop prediction; what is whole now is written out.
 
     Returns Q handed to the state before the segment, and ∂L/∂A so far.
     """
@@ -248,9 +274,13 @@ def innovations_back(
     for back in range(count):
         k = count - 1 - back
         now = left - k * U
-        de = own_steps(de_own + k * (U * PC), PC, U)
-        gx = own_steps(gx_own + k * (U * PC), PC, U)
-        g_delta = own_steps(gd_own + k * (U * PC), PC, U)
+        rows, place = k * (U * PC), k * (U * ot)
+        de, bend = own_steps(de_own + rows, PC, U), own_steps(slope_own + rows, PC, U)
+        gx, g_delta = own_steps(gx_own + rows, PC, U), own_steps(gd_own + rows, PC, U)
+        if J > 0:
+            gz = own_steps(gz_own + rows, PC, U)
+        if HAS_SLOPE:
+            g_slope = own_steps(gs_own + rows, PC, U) if KNOWN_SLOPE else vectors(U, R)
         if INNOVATE:
             delta = steps_of(d_at + k * (U * dt), dt, now, U)
             c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
@@ -261,28 +291,26 @@ def innovations_back(
                 p = times(powers(rate, delta[u], NI), p, NI)
                 grown = grown + p
         for u in tl.static_range(U - 1, -1, -1):
-            total = g_delta[u]
+            d_e, total = de[u] * bend[u], g_delta[u]
             if INNOVATE:
                 onward, rates = (), ()
                 part = vectors(1, R)[0]
                 for i in tl.static_range(NI):
-                    dp = later[i] - c[u * NI + i] * de[u]
-                    q = dp * grown[u * NI + i]
-                    tl.store(gc_own + ((k * U + u) * NI + i) * R, g_read[u * NI + i] - grown[u * NI + i] * de[u])
+                    p = grown[u * NI + i]
+                    dp = later[i] - c[u * NI + i] * d_e
+                    q = dp * p
+                    tl.store(gc_own + k * (U * NI * R) + (u * NI + i) * R, g_read[u * NI + i] - p * d_e)
                     onward = onward + (power_again(rate[i], delta[u]) * dp,)
                     rates = rates + (g_rate[i] + q * delta[u],)
                     part += q * rate[i]
                 later, g_rate = onward, rates
                 total += across(part, PC, NS)
-            place = k * (U * ot) + u * ot
-            store_step(GX + place, gx[u] + de[u], u, now, NS)
-            store_step(GDELTA + place, total, u, now, NS)
-        if WRITE_SLOPE:
-            for u in tl.static_range(U):
-                g_slope = tl.zeros([R], tl.float32)
-                if KNOWN_SLOPE:
-                    g_slope = tl.load(gs_own + (k * U + u) * PC)
-                store_step(GSLOPE + (k * (U * ot) + u * ot), g_slope, u, now, NS)
+            store_step(GX + place + u * ot, gx[u] + d_e, u, now, NS)
+            store_step(GDELTA + place + u * ot, total, u, now, NS)
+            if J > 0:
+                store_step(GBIAS + place + u * ot, gz[u], u, now, NS)
+            if HAS_SLOPE:
+                store_step(GSLOPE + place + u * ot, g_slope[u], u, now, NS)
     return later, g_rate
 
 

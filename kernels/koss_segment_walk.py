@@ -21,14 +21,14 @@ from ssrtrack.kernels.koss_math import BUCY, INTERPRETED, LOG2E, drive
 def own_at(part, S, P, U, J, NI, PC, R):
     """Where a part of a program's own memory begins, in float32 numbers; "end": how many there are.
 
-    Tiles of P rows [G·C]: e and K of every pass, gK, de, and where passes are summed gz. Rows of S steps: gx, gΔ, gẋ.
-    Vectors [R] before every U steps: h of every pass, and p. Vectors of every step: gc.
+    Tiles of P rows [G·C]: K of every pass, de over ds/de. Rows of S steps: ds/de of every pass, and the passes' sums of
+    gx, gΔ, gẋ and dz. Vectors [R] before every U steps: h of every pass, and p. Vectors of every step: gc.
     """
     tile, rows, blocks, steps = P * PC, S * PC, S // U * NI * R, S * NI * R
     at = 0
     for name, size in (
-        ("e", (J + 1) * tile), ("K", (J + 1) * tile), ("h", (J + 1) * blocks), ("p", blocks), ("gK", tile),
-        ("de", tile), ("gx", rows), ("gd", rows), ("gs", rows), ("gz", tile), ("gc", steps),
+        ("slope", (J + 1) * rows), ("K", (J + 1) * tile), ("h", (J + 1) * blocks), ("p", blocks), ("de", tile),
+        ("gx", rows), ("gd", rows), ("gs", rows), ("gz", rows), ("gc", steps),
     ):  # fmt: skip
         if name == part:
             return at
