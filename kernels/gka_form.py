@@ -21,9 +21,8 @@ State = tuple[Tensor, Tensor]
 PRECISIONS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 EMPTY = 1e-12  # ‖H‖_F up to which a memory holds nothing: x = 0 there, since 0 · I has no inverse
 LOWEST = -100.0  # a log decay below counts as this: e^−100 is 0 in float32, and −inf − (−inf) is no number
-PADDING = (
-    2.0**-7
-)  # by which ‖H‖_F may be too small as a bound of H's eigenvalues, H's numbers being rounded to bfloat16
+# ‖H‖_F may be too small as a bound of H's eigenvalues by that much, where H's numbers are rounded to bfloat16.
+PADDING = 2.0**-7
 
 
 @dataclass(frozen=True)

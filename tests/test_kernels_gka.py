@@ -263,7 +263,10 @@ def test_the_iterations_numbers() -> None:
         assert all(1.0 < w < 2.0 for w in weights)
         assert all(a >= b for a, b in pairwise(weights))
         assert weights[-1] == pytest.approx(2.0 / (1.0 + (1.0 - rho**2) ** 0.5), rel=1e-9)
-        assert 0.0 < short < 2.0
+        # Eigenvalues up to ridge + 1, and a step of bfloat16 more, are within the bounds L = 2/ŝ − μ.
+        widest = 2.0 / short - ridge
+        assert widest >= (ridge + 1.0 + 2.0**-8) and widest < ridge + 1.02
+        assert rho == pytest.approx((widest - ridge) / (widest + ridge))
     assert relaxations(0.5, 1) == [4.0 / 3.5]
     # The paper's bounds are without the padding, which costs a little.
     table = {(0.02, 10): 9.0e-2, (0.02, 30): 3.2e-4, (0.1, 15): 9.5e-5, (0.05, 10): 1.5e-2}

@@ -237,6 +237,24 @@ def test_the_future_has_no_part_in_the_past() -> None:
     assert not torch.equal(other[:, 70], o[:, 70])
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("reset", [-float("inf"), -1e30, -500.0])
+def test_a_decay_to_nothing_begins_anew(reset: float, backend: str) -> None:
+    """γ = 0: the steps from there on are a sequence of their own, and no gradient reaches back, nor is one NaN."""
+    row = case(B=1, T=12, start=False, steps=20)
+    inputs = inputs_of(row)
+    inputs.log_decay[:, 5] = reset
+    o, H, U = by(backend)(inputs, row.form)
+    after = GkaInputs(*(v[:, 5:] for v in inputs[:5] if v is not None))
+    alone = by(backend)(after, row.form)
+    assert gap(o[:, 5:], alone[0]) < 1e-10
+    assert max(gap(H, alone[1]), gap(U, alone[2])) < 1e-10
+    leaves = [v.requires_grad_() for v in inputs[:5] if v is not None]
+    o, _, _ = by(backend)(GkaInputs(*leaves), row.form)
+    for g in torch.autograd.grad(o[:, 5:].square().sum(), leaves):
+        assert torch.all(g[:, :5].abs() < 1e-30) and torch.all(torch.isfinite(g))
+
+
 def test_sequences_and_heads_know_nothing_of_each_other() -> None:
     row = case(B=3, T=9, H=2, steps=10)
     inputs = inputs_of(row)
