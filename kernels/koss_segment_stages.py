@@ -14,6 +14,7 @@ import triton.language as tl
 
 from ssrtrack.kernels.koss_math import (
     BUCY,
+    DISCRETE,
     EXACT,
     KALMAN,
     NEUMANN,
@@ -140,8 +141,23 @@ def advanced(OP: tl.constexpr, h, p, rate, delta, K, c, at, x, slope, v, NI: tl.
     """All states of a lane one step later."""
     out = ()
     for i in tl.static_range(NI):
-        out = out + (advance(OP, h[i], p[i], rate[i], delta, K, c[at + i], x, slope, v),)
+        if OP == DISCRETE:
+            out = out + (p[i] + K * (v - c[at + i] * p[i]),)
+        else:
+            out = out + (advance(OP, h[i], p[i], rate[i], delta, K, c[at + i], x, slope, v),)
     return out
+
+
+@triton.jit
+def undone(OP: tl.constexpr, G, gr, h, p, E, A, delta, K, c, x, slope, v):
+    """`koss_math.retreat`; `discrete` with the products that p + K (v − c p) has in common with its gradients."""
+    if OP == DISCRETE:
+        gv = K * G
+        gp = G - c * gv
+        zero = tl.zeros_like(G)
+        return gp * E, gp * p, G * (v - c * p), -p * gv, zero, zero, gv, zero
+    else:
+        return retreat(OP, G, gr, h, p, E, A, delta, K, c, x, slope, v)
 
 
 @triton.jit
@@ -204,7 +220,7 @@ def states_back(
                 cn = c[u * NI + i]
                 before, p = states[u * NI + i], grown[u * NI + i]
                 E = power_again(rate[i], delta[u])
-                a, q, b_K, b_c, b_x, b_slope, b_v, b_delta = retreat(
+                a, q, b_K, b_c, b_x, b_slope, b_v, b_delta = undone(
                     OP, outer[i], total, before, p, E, rate[i], delta[u], K[u], cn, x[u], slope[u], drives[u]
                 )
                 read = states[(u + 1) * NI + i] * gy[u]
