@@ -20,7 +20,6 @@ of the same commit and device ended. A part that fails leaves its error in its r
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from koss_gpu_ahead import Job, compiled
+from koss_gpu_ahead import Job, boxed, compiled
 from koss_gpu_cases import ALSO, BESIDE, DIRECTIONS, TABLE, Case, Ceilings, columns_of
 from koss_gpu_check import against_reference, against_torch
 from koss_gpu_clock import (
@@ -127,14 +126,9 @@ def works_of(direction: str, sets: Sequence[Problem]) -> list[Callable[[], objec
 
 def compiled_rows(case: Case, where: str, box_s: float, steps: int = 0) -> list[Row]:
     """torch.compile's rows, from a process that is ended after box_s seconds."""
-    command, begin = compiled_command(case, where, steps), time.perf_counter()
-    try:
-        text = subprocess.run(command, capture_output=True, text=True, timeout=box_s, check=True).stdout
-    except subprocess.TimeoutExpired as error:
-        text = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-    except subprocess.CalledProcessError as error:
-        text = error.stdout
-    return compiled_read(text, case, time.perf_counter() - begin)
+    begin = time.perf_counter()
+    told, _ = boxed(compiled_command(case, where, steps), box_s)
+    return compiled_read(told, case, time.perf_counter() - begin)
 
 
 def compiled_command(case: Case, where: str, steps: int) -> list[str]:
@@ -314,7 +308,8 @@ def main(given: Sequence[str] | None = None) -> int:
         (trimmed(c) if args.tiny else c, w, s) for c, w, s in plan(args.quick) if only[0] in c.name and only[1] in w
     ]
     if args.compile_only is not None:
-        compile_only(*kernels_of(work, not args.no_sweep)[args.compile_only], args.backend, args.device)
+        case, way = kernels_of(work, not args.no_sweep)[int(args.compile_only)]
+        compile_only(case, way, args.backend, args.device)
         return 0
     run = Run(args, Deadline(begin + args.seconds, args.seconds), work)
     first, second, late = groups(work)

@@ -27,7 +27,7 @@ def compiled(jobs: Sequence[Job], workers: int, box_s: float, until: float) -> d
     def run(job: Job) -> str:
         begin = time.perf_counter()
         room_s = min(box_s, until - begin)
-        fault = ended(job.command, room_s) if room_s > 0.0 else "no time was left"
+        fault = boxed(job.command, room_s)[1] if room_s > 0.0 else "no time was left"
         seconds = time.perf_counter() - begin
         print(f"  {seconds:6.1f} s {job.name}" + (f": NOT compiled, {fault}" if fault else ""), flush=True)
         return fault
@@ -39,17 +39,16 @@ def compiled(jobs: Sequence[Job], workers: int, box_s: float, until: float) -> d
     return {job.key: fault for job, fault in zip(jobs, faults, strict=True) if fault}
 
 
-def ended(command: Sequence[str], box_s: float) -> str:
-    """Run a process; its last words if it fails, how long it had if it was ended, else nothing."""
+def boxed(command: Sequence[str], box_s: float) -> tuple[str, str]:
+    """What a process printed, and why it did not end well: its last words, or that it was ended after box_s seconds."""
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        _, said = process.communicate(timeout=box_s)
+        told, said = process.communicate(timeout=box_s)
     except subprocess.TimeoutExpired:
-        # The assembler, too, which would go on by itself.
+        # All that it started, too: an assembler would go on by itself.
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return f"ended after {box_s:.0f} s"
+        return process.communicate()[0], f"ended after {box_s:.0f} s"
     lines = said.strip().splitlines()
-    return (lines[-1][:160] if lines else f"exit code {process.returncode}") if process.returncode else ""
+    return told, (lines[-1][:160] if lines else f"exit code {process.returncode}") if process.returncode else ""
