@@ -1,0 +1,142 @@
+"""What keys, values and decays get, chunk by chunk in Triton, from the solutions and the states around each chunk.
+
+All (C, C) tiles have a row for what step i wrote and a column for the step t ≥ i that reads it, Mᵀ_it = z_t / z_i:
+
+    ∂L/∂k_i = Σ_t Mᵀ_it ((v_i·y_t) q̃_t − (k_i·x_t) d_t − (k_i·d_t) x_t − w_t H_t k_i) + left_i (2 dH k_i + dU v_i)
+    ∂L/∂v_i = Σ_t Mᵀ_it (k_i·q̃_t) y_t + left_i dUᵀ k_i
+    ∂L/∂log γ_t: all that goes from before t to t and later: Σ_{j ≥ t} (Z_j + Σ_{i < t} Pᵀ_ij)
+
+with y = scale · ∂L/∂o, left_i = z_C / z_i, and dH and dU after the chunk. The sum over the later H_t, each a sum over
+steps itself, comes to b_i H0 k_i + Σ_j (Mᵀ diag(w) M)_ij (k_i·k_j) k_j. Nothing is subtracted in ∂L/∂log γ that was
+added before: where decays are strong that would leave rounding alone.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
+# What Triton compiles has types of its own, and knows no unpacking.
+
+import triton
+import triton.language as tl
+
+from ssrtrack.kernels.gka_tiles import (
+    chunk_of,
+    column,
+    decays_ahead,
+    gates,
+    head_at,
+    last_of,
+    put_column,
+    put_rows,
+    rows,
+    square,
+)
+
+
+@triton.jit
+def values_back(
+    gv, go, v, dU, K, mixed, MT, stay, row, heads, h, left, V, go_t, v_t, scale,
+    C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr,
+    EVEN_V: tl.constexpr,
+):  # fmt: skip
+    """∂L/∂v written; of ∂L/∂k the part by U; (k_i·q̃_t)(v_i·y_t) (C, C); and left_i k_i·dU v_i (C,)."""
+    d = tl.arange(0, DP)
+    read = tl.dot(K, tl.trans(mixed), input_precision=DOT)
+    weights = (read * MT * scale).to(DT)
+    gk = tl.zeros([C, DP], tl.float32)
+    S = tl.zeros([C, C], tl.float32)
+    ends = tl.zeros([C], tl.float32)
+    for e0 in tl.static_range(0, VP, BV):
+        e = e0 + tl.arange(0, BV)
+        Y = rows(go, left, go_t, e, V, C, EVEN_V).to(DT)
+        values = rows(v, left, v_t, e, V, C, EVEN_V).to(DT)
+        after = tl.load(square(dU, row, heads, h, d, e, DP, VP))
+        kept = tl.dot(K, after, input_precision=DOT) * stay[:, None]
+        ends += tl.sum(kept * values.to(tl.float32), 1)
+        put_rows(gv, tl.dot(weights, Y, kept, input_precision=DOT), left, heads * V, e, V, C, EVEN_V)
+        gk = tl.dot(values, tl.trans(after), gk, input_precision=DOT)
+        S = tl.dot(values, tl.trans(Y), S, input_precision=DOT)
+    S *= scale
+    gk = tl.dot((S * MT).to(DT), mixed, gk * stay[:, None], input_precision=DOT)
+    return gk, read * S, ends
+
+
+@triton.jit
+def solutions_back(gk, paths, K, X, Y, MT, DT: tl.constexpr, DOT: tl.constexpr):
+    """The same with the parts by −d xᵀ added."""
+    by_x = tl.dot(K, tl.trans(X), input_precision=DOT)
+    by_d = tl.dot(K, tl.trans(Y), input_precision=DOT)
+    gk = tl.dot((by_x * -MT).to(DT), Y, gk, input_precision=DOT)
+    gk = tl.dot((by_d * -MT).to(DT), X, gk, input_precision=DOT)
+    return gk, paths - by_x * by_d
+
+
+@triton.jit
+def ridge_back(gk, paths, K, H, MT, z, w, b, DT: tl.constexpr, DOT: tl.constexpr):
+    """The same with the parts by λ_t = a ‖H_t‖_F added; and what of them reaches step t from H0 (C,)."""
+    gram = tl.dot(K, tl.trans(K), input_precision=DOT)
+    KH = tl.dot(K, H, input_precision=DOT)
+    quad = tl.sum(KH * K.to(tl.float32), 1)
+    gk -= b[:, None] * KH
+    weights = tl.dot(MT * w[None, :], tl.trans(MT), input_precision=DOT)
+    gk = tl.dot((gram * -weights).to(DT), K, gk, input_precision=DOT)
+    paths -= (0.5 * w)[None, :] * (tl.dot(gram * gram, MT, input_precision=DOT) + quad[:, None] * z[None, :])
+    start = tl.sum(tl.sum(H.to(tl.float32) * H.to(tl.float32), 1), 0)
+    return gk, paths, -0.5 * w * z * (z * start + tl.sum(MT * quad[:, None], 0))
+
+
+@triton.jit
+def decays_back(paths, reach, ends, end, C: tl.constexpr, DOT: tl.constexpr):
+    """∂L/∂log γ (C,) of paths Pᵀ (C, C), reach Z (C,), and those to the state after the chunk, `ends` and `end`."""
+    i = tl.arange(0, C)
+    earlier = i[:, None] > i[None, :]
+    before = tl.dot(tl.where(earlier, 1.0, 0.0), paths, input_precision=DOT)
+    total = tl.sum(tl.where(earlier, 0.0, before + reach[None, :]), 1)
+    return total + tl.sum(tl.where(earlier, ends[None, :], 0.0), 1) + end
+
+
+@triton.jit(do_not_specialize=["steps", "begin", "count"])
+def gradient_kernel(
+    q, k, v, log_decay, alpha, x, adjoint, w_in, b_in, reach, go, H0, dH, dU, through, gk, gv, g_decay,
+    offsets, firsts, owners, steps, begin, count, heads, D, V, scale,
+    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, go_b, go_t, go_h,
+    C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCKSP: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr, ALPHA: tl.constexpr, VARLEN: tl.constexpr,
+    EVEN: tl.constexpr, EVEN_V: tl.constexpr,
+):  # fmt: skip
+    """∂L/∂k (B, T, H, D), ∂L/∂v (B, T, H, V) and ∂L/∂log γ (B, T, H)."""
+    b, h, t0, end, row = chunk_of(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
+    left = end - t0
+    if left <= 0:
+        return
+    d = tl.arange(0, DP)
+    at = head_at(b, t0, h, steps * heads, heads, 1)
+    G = gates(log_decay + at, left, heads, C)
+    last = last_of(G, C)
+    MT, z, stay = decays_ahead(G, C), tl.exp2(G), tl.exp2(last - G)
+    K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN).to(DT)
+    X = rows(x + at * D, left, heads * D, d, D, C, EVEN)
+    mixed = X
+    if ALPHA:
+        Q = rows(q + head_at(b, t0, h, q_b, q_t, q_h), left, q_t, d, D, C, EVEN).to(tl.float32)
+        mix = column(alpha + at, left, heads, C, 0.0)
+        mixed = (Q + mix[:, None] * (X.to(tl.float32) - Q)).to(DT)
+    acc, paths, ends = values_back(
+        gv + at * V, go + head_at(b, t0, h, go_b, go_t, go_h), v + head_at(b, t0, h, v_b, v_t, v_h), dU, K, mixed,
+        MT, stay, row, heads, h, left, V, go_t, v_t, scale, C, DP, VP, BV, DT, DOT, EVEN_V,
+    )  # fmt: skip
+    Y = rows(adjoint + at * D, left, heads * D, d, D, C, EVEN)
+    acc, paths = solutions_back(acc, paths, K, X, Y, MT, DT, DOT)
+    after = tl.load(square(dH, row, heads, h, d, d, DP, DP))
+    kept = tl.dot(K, after, input_precision=DOT) * stay[:, None]
+    ends += tl.sum(kept * K.to(tl.float32), 1)
+    acc += 2.0 * kept
+    H = tl.load(square(H0, row, heads, h, d, d, DP, DP))
+    w, b_i = column(w_in + at, left, heads, C, 0.0), column(b_in + at, left, heads, C, 0.0)
+    acc, paths, from_start = ridge_back(acc, paths, K, H, MT, z, w, b_i, DT, DOT)
+    # What gk is written over may be d: every thread has read it.
+    tl.debug_barrier()
+    put_rows(gk + at * D, acc, left, heads * D, d, D, C, EVEN)
+    parts = tl.arange(0, BLOCKSP)
+    one = (tl.cast(row, tl.int64) * heads + h) * BLOCKS
+    total = tl.sum(tl.load(through + one + parts, mask=parts < BLOCKS, other=0.0), 0) * tl.exp2(last)
+    from_start += column(reach + at, left, heads, C, 0.0)
+    put_column(g_decay + at, decays_back(paths * MT, from_start, ends, total, C, DOT), left, heads, C)

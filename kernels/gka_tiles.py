@@ -1,0 +1,122 @@
+"""What the Triton kernels of Gated KalmaNet share: where a chunk lies, its tiles of rows, its decays.
+
+A program of a chunk-wise kernel owns C steps of one head of one sequence; letters as in `gka_chunks`. A tile of rows is
+(C, DP), DP the power of two from D up; what lies beyond a sequence's end or beyond D is 0, so that it changes no state.
+Gates are kept as logarithms to the base 2: a scaling by 2^c with a whole c is exact in every precision.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
+# ruff: noqa: SIM108
+# What Triton compiles has types of its own; a constant is asked alone, so that what depends on it is left out.
+
+import triton
+import triton.language as tl
+
+from ssrtrack.kernels import gka_form
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LOWEST = tl.constexpr(gka_form.LOWEST)
+EMPTY = tl.constexpr(gka_form.EMPTY)
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
+
+@triton.jit
+def chunk_of(offsets, firsts, owners, steps, begin, count, heads, C: tl.constexpr, VARLEN: tl.constexpr):
+    """Of this program's chunk: batch row, head, first step, the sequence's end, and its row in the chunks' states.
+
+    Grid (chunks of a sequence from `begin` on, `count` of them, sequences · heads), or where VARLEN (chunks of all
+    sequences, heads); there owners tells a chunk's sequence and firsts a sequence's first chunk.
+    """
+    i, h = tl.program_id(0), tl.program_id(1)
+    if VARLEN:
+        n = tl.load(owners + i)
+        b = n * 0
+        t0 = tl.load(offsets + n) + (i - tl.load(firsts + n)) * C
+        end = tl.load(offsets + n + 1)
+        row = i
+    else:
+        b = h // heads
+        h = h % heads
+        t0 = (begin + i) * C
+        end = steps
+        row = b * count + i
+    return b, h, t0, end, row
+
+
+@triton.jit
+def head_at(b, t0, h, stride_b, stride_t, stride_h):
+    """Where step t0 of a head begins: in 64 bits, so that all distances within a chunk fit into 32."""
+    return tl.cast(b, tl.int64) * stride_b + tl.cast(t0, tl.int64) * stride_t + tl.cast(h, tl.int64) * stride_h
+
+
+@triton.jit
+def rows(pointer, left, stride_t, d, width, C: tl.constexpr, EVEN: tl.constexpr):
+    """(C, len(d)) numbers of the steps from `pointer` on; 0 beyond `left` steps, and beyond `width` unless EVEN."""
+    t = tl.arange(0, C)
+    on = (t < left)[:, None] & within(d, width, EVEN)[None, :]
+    return tl.load(pointer + t[:, None] * stride_t + d[None, :], mask=on, other=0.0)
+
+
+@triton.jit
+def put_rows(pointer, tile, left, stride_t, d, width, C: tl.constexpr, EVEN: tl.constexpr):
+    """The same places, written."""
+    t = tl.arange(0, C)
+    on = (t < left)[:, None] & within(d, width, EVEN)[None, :]
+    tl.store(pointer + t[:, None] * stride_t + d[None, :], tile.to(pointer.dtype.element_ty), mask=on)
+
+
+@triton.jit
+def column(pointer, left, heads, C: tl.constexpr, other: tl.constexpr):
+    """(C,) numbers, one a step."""
+    t = tl.arange(0, C)
+    return tl.load(pointer + t * heads, mask=t < left, other=other)
+
+
+@triton.jit
+def put_column(pointer, value, left, heads, C: tl.constexpr):
+    """The same places, written."""
+    t = tl.arange(0, C)
+    tl.store(pointer + t * heads, value, mask=t < left)
+
+
+@triton.jit
+def within(d, width, EVEN: tl.constexpr):
+    """Which columns there are: all, where EVEN, so that no load needs a mask."""
+    if EVEN:
+        on = tl.full(d.shape, 1, tl.int1)
+    else:
+        on = d < width
+    return on
+
+
+@triton.jit
+def gates(log_decay, left, heads, C: tl.constexpr):
+    """(C,) log₂ z_t: the logs of the decays summed from the chunk's start; beyond the sequence's end nothing decays."""
+    return tl.cumsum(tl.maximum(column(log_decay, left, heads, C, 0.0), LOWEST) * LOG2E, 0)
+
+
+@triton.jit
+def last_of(G, C: tl.constexpr):
+    """log₂ z_C."""
+    return tl.sum(tl.where(tl.arange(0, C) == C - 1, G, 0.0), 0)
+
+
+@triton.jit
+def decays(G, C: tl.constexpr):
+    """M (C, C): M_ti = z_t / z_i for i ≤ t, else 0."""
+    t = tl.arange(0, C)
+    return tl.where(t[:, None] >= t[None, :], tl.exp2(tl.minimum(G[:, None] - G[None, :], 0.0)), 0.0)
+
+
+@triton.jit
+def decays_ahead(G, C: tl.constexpr):
+    """Mᵀ (C, C): row i, column t ≥ i."""
+    t = tl.arange(0, C)
+    return tl.where(t[:, None] <= t[None, :], tl.exp2(tl.minimum(G[None, :] - G[:, None], 0.0)), 0.0)
+
+
+@triton.jit
+def square(pointer, row, heads, h, d, e, DP: tl.constexpr, EP: tl.constexpr):
+    """Places (len(d), len(e)) in the states (rows, heads, DP, EP) before or after each chunk."""
+    at = (tl.cast(row, tl.int64) * heads + h) * DP * EP
+    return pointer + at + d[:, None] * EP + e[None, :]

@@ -1,0 +1,258 @@
+"""Gated KalmaNet on a GPU: what `gka` asks of a backend, put together from the Triton kernels.
+
+Forward: `gka_states` walks through the chunks, `gka_solve` does the rest for all chunks at once. Backward: the states
+again, the adjoint equations (`gka_solve_backward`), the walk back (`gka_states_backward`), and what keys, values and
+decays get (`gka_gradient`). Time goes in spans of chunks, one after another, so that the states of a span's chunks take
+little beside inputs and gradients; the states between spans are kept for the backward.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from ssrtrack.kernels.gka_form import GkaForm, GkaGradients, GkaInputs, State, shortest_step
+from ssrtrack.kernels.gka_gradient import gradient_kernel
+from ssrtrack.kernels.gka_solve import solve_kernel
+from ssrtrack.kernels.gka_solve_backward import adjoint_kernel
+from ssrtrack.kernels.gka_states import states_kernel
+from ssrtrack.kernels.gka_states_backward import states_back_kernel
+
+Tensor = torch.Tensor
+CHUNK = 64  # steps
+WIDEST = 128  # numbers of a key
+BLOCK = 128  # of the values' columns that a chunk-wise program has at a time
+SHARE = 0.25  # of inputs, outputs, their gradients and x: what the states of a span's chunks may take, both ways
+FREE = 1 << 26  # bytes of states that are not worth a second span
+
+
+class Tiling(NamedTuple):
+    """How the kernels are cut, for tuning: columns of a state to walk with at a time, each kernel's (warps, stages)."""
+
+    columns: int = 64
+    states: tuple[int, int] = (4, 3)
+    solve: tuple[int, int] = (4, 1)
+    adjoint: tuple[int, int] = (4, 1)
+    columns_back: int = 64
+    states_back: tuple[int, int] = (4, 2)
+    gradient: tuple[int, int] = (8, 1)
+
+
+class Plan(NamedTuple):
+    """What follows from the inputs' shapes.
+
+    table: offsets, each sequence's first chunk and each chunk's sequence, where sequences have unequal lengths. span:
+    the chunks of a sequence whose states are held at once. known: what the kernels know at compile time.
+    """
+
+    sequences: int
+    heads: int
+    D: int
+    V: int
+    DP: int
+    VP: int
+    chunks: int
+    span: int
+    dtype: torch.dtype
+    table: tuple[Tensor, Tensor, Tensor] | None
+    known: dict[str, Any]
+
+    @property
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """First chunk and number of chunks."""
+        return ((begin, min(self.span, self.chunks - begin)) for begin in range(0, self.chunks, self.span))
+
+
+def supported(inputs: GkaInputs, form: GkaForm) -> bool:
+    """Keys of up to 128 numbers, λ = a ‖H‖_F, no float64."""
+    return inputs.q.shape[-1] <= WIDEST and form.adaptive and inputs.q.dtype != torch.float64
+
+
+def forward(
+    inputs: GkaInputs, form: GkaForm, keep: bool, *, tiling: Tiling | None = None, span: int | None = None
+) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+    """o (B, T, H, V) in v's precision, the last state, and where `keep` what backward wants.
+
+    That is x (B, T, H, D), ‖H‖_F (B, T, H) and the states (H, U) between spans. span: chunks, for tests and tuning.
+    """
+    tiling = Tiling() if tiling is None else tiling
+    plan, (q, k, v, log_decay) = plan_of(inputs, span), inputs[:4]
+    o = torch.empty(v.shape, dtype=v.dtype, device=v.device)
+    x = torch.empty(q.shape if keep else (0,), dtype=plan.dtype, device=q.device)
+    F = torch.empty(q.shape[:3] if keep else (0,), dtype=torch.float32, device=q.device)
+    alpha = log_decay if inputs.alpha is None else inputs.alpha
+    state, between = _start(inputs), list[Tensor]()
+    before = _buffers(plan, k)
+    for begin, count in plan.spans:
+        last = _ends(plan, k)
+        _walk(inputs, plan, tiling, (begin, count), state, before, last)
+        solve_kernel[_grid(plan, count)](
+            q, k, v, log_decay, alpha, *before, o, x, F, *_indices(inputs, plan),
+            q.shape[1], begin, count, plan.heads, plan.D, plan.V, *_schedule(form), form.scale,
+            *_strides(plan, q, k, v), **plan.known, BV=min(BLOCK, plan.VP), ALPHA=inputs.alpha is not None, KEEP=keep,
+            num_warps=tiling.solve[0], num_stages=tiling.solve[1],
+        )  # fmt: skip
+        between += last
+        state = last
+    return o, last, (x, F, *between[:-2]) if keep else ()
+
+
+def backward(
+    inputs: GkaInputs, form: GkaForm, saved: tuple[Tensor, ...], go: Tensor, gH: Tensor | None, gU: Tensor | None,
+    *, tiling: Tiling | None = None, span: int | None = None,
+) -> GkaGradients:  # fmt: skip
+    """Gradients in the order of `GkaInputs`, without offsets', from those of o and of the last H and U."""
+    tiling = Tiling() if tiling is None else tiling
+    plan, (q, k, v, log_decay), (x, F, *between) = plan_of(inputs, span), inputs[:4], saved
+    gq, gk, gv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
+    # d is not needed any more where ∂L/∂k is written.
+    adjoint = gk if gk.dtype == plan.dtype else torch.empty(k.shape, dtype=plan.dtype, device=k.device)
+    g_decay, g_alpha, w, b, reach = (torch.empty_like(log_decay) for _ in range(5))
+    alpha = log_decay if inputs.alpha is None else inputs.alpha
+    before, after = _buffers(plan, k), _buffers(plan, k)
+    last = _ends(plan, k)
+    state = _ends_gradient(gH, gU, last)
+    blocks = (plan.DP + plan.VP) // _columns(plan, tiling.columns_back)
+    through = torch.empty((before[0].shape[0], plan.heads, blocks), dtype=torch.float32, device=k.device)
+    starts = [_start(inputs), *zip(between[::2], between[1::2], strict=True)]
+    mixes = inputs.alpha is not None
+    for (begin, count), start in reversed(list(zip(plan.spans, starts, strict=True))):
+        sizes = (q.shape[1], begin, count)
+        _walk(inputs, plan, tiling, (begin, count), start, before, last)
+        adjoint_kernel[_grid(plan, count)](
+            q, k, v, log_decay, alpha, x, F, go, *before, gq, adjoint, g_alpha, w, b, reach, *_indices(inputs, plan),
+            *sizes, plan.heads, plan.D, plan.V, *_schedule(form), form.scale,
+            *_strides(plan, q, k, v, go), **plan.known, BV=min(BLOCK, plan.VP), ALPHA=mixes,
+            RIGHT=tl.float16 if plan.dtype == torch.bfloat16 else tl.float32,
+            num_warps=tiling.adjoint[0], num_stages=tiling.adjoint[1],
+        )  # fmt: skip
+        ends = _ends(plan, k)
+        states_back_kernel[(blocks, plan.sequences * plan.heads)](
+            q, k, log_decay, alpha, x, adjoint, w, b, go, *before, *(state or ends), *after, through, *ends,
+            *_indices(inputs, plan)[:2], *sizes, int(state is not None), plan.heads, plan.D, plan.V, form.scale,
+            *_strides(plan, q, k, go), **plan.known, BN=_columns(plan, tiling.columns_back), ALPHA=mixes,
+            num_warps=tiling.states_back[0], num_stages=tiling.states_back[1],
+        )  # fmt: skip
+        gradient_kernel[_grid(plan, count)](
+            q, k, v, log_decay, alpha, x, adjoint, w, b, reach, go, before[0], *after, through, gk, gv, g_decay,
+            *_indices(inputs, plan), *sizes, plan.heads, plan.D, plan.V, form.scale,
+            *_strides(plan, q, k, v, go), **plan.known, BV=min(BLOCK, plan.VP), BLOCKS=blocks,
+            BLOCKSP=triton.next_power_of_2(blocks), ALPHA=mixes,
+            num_warps=tiling.gradient[0], num_stages=tiling.gradient[1],
+        )  # fmt: skip
+        state = ends
+    gH0, gU0 = (None, None) if state is None or inputs.H0 is None else state
+    return gq, gk, gv, g_decay, g_alpha if mixes else None, gH0, gU0
+
+
+def plan_of(inputs: GkaInputs, span: int | None = None) -> Plan:
+    """Sequences of unequal length have their chunks counted on the device, and all of them in one span."""
+    q, v, offsets = inputs.q, inputs.v, inputs.offsets
+    T, heads, D, V = *q.shape[1:], v.shape[3]
+    DP, VP = (max(16, triton.next_power_of_2(size)) for size in (D, V))
+    VP = VP if VP <= BLOCK else triton.cdiv(V, BLOCK) * BLOCK
+    rough = q.dtype == torch.bfloat16
+    # Triton's interpreter multiplies bfloat16 as if its bits were integers.
+    dtype = torch.bfloat16 if rough and not triton.knobs.runtime.interpret else torch.float32
+    chunks, table = triton.cdiv(T, CHUNK), None
+    if offsets is not None:
+        table = _tabled(offsets, T)
+        chunks = span = len(table[2])
+    if span is None:
+        states = 2 * (DP * DP + DP * VP)
+        spans = triton.cdiv(states, int(SHARE * CHUNK * (6 * D + 3 * V)))
+        free = states * chunks * inputs.sequences * heads * dtype.itemsize <= FREE
+        span = chunks if free else triton.cdiv(chunks, spans)
+    known = {
+        "C": CHUNK,
+        "DP": DP,
+        "VP": VP,
+        "DT": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32,
+        "DOT": "tf32" if rough else "tf32x3",
+        "VARLEN": offsets is not None,
+        "EVEN": DP == D,
+        "EVEN_V": VP == V,
+    }
+    return Plan(inputs.sequences, heads, D, V, DP, VP, chunks, span, dtype, table, known)
+
+
+def _tabled(offsets: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Offsets, each sequence's first chunk, and each chunk's sequence; surplus chunks lie beyond the last one's end."""
+    ends = ((offsets[1:] - offsets[:-1] + CHUNK - 1) // CHUNK).cumsum(0)
+    firsts = torch.nn.functional.pad(ends, (1, 0))
+    places = torch.arange(steps // CHUNK + len(ends), device=offsets.device)
+    owners = torch.searchsorted(ends, places, right=True).clamp(max=len(ends) - 1)
+    return offsets, firsts.to(torch.int32), owners.to(torch.int32)
+
+
+def _walk(
+    inputs: GkaInputs, plan: Plan, tiling: Tiling, part: tuple[int, int],
+    start: State | None, before: State, last: State,
+) -> None:  # fmt: skip
+    """The states before each chunk of a span, and the one after it."""
+    k, v = inputs.k, inputs.v
+    BN = _columns(plan, tiling.columns)
+    states_kernel[((plan.DP + plan.VP) // BN, plan.sequences * plan.heads)](
+        k, v, inputs.log_decay, *(start or last), *before, *last, *_indices(inputs, plan)[:2],
+        k.shape[1], *part, int(start is not None), plan.heads, plan.D, plan.V, *_strides(plan, k, v), **plan.known,
+        BN=BN, num_warps=tiling.states[0], num_stages=tiling.states[1],
+    )  # fmt: skip
+
+
+def _schedule(form: GkaForm) -> tuple[int, float, float, float]:
+    """Iterations; ŝ, a and ρ² of the equations divided by ‖H‖_F."""
+    short, rho = shortest_step(form.ridge)
+    return form.steps, short, form.ridge, rho * rho
+
+
+def _start(inputs: GkaInputs) -> State | None:
+    return None if inputs.H0 is None or inputs.U0 is None else (inputs.H0, inputs.U0)
+
+
+def _ends_gradient(gH: Tensor | None, gU: Tensor | None, like: State) -> State | None:
+    """Those of the last state, H's symmetrised; zeros for one that is missing, None where both are."""
+    if gH is None and gU is None:
+        return None
+    gH = torch.zeros_like(like[0]) if gH is None else (0.5 * (gH + gH.mT)).contiguous()
+    return gH, torch.zeros_like(like[1]) if gU is None else gU
+
+
+def _columns(plan: Plan, columns: int) -> int:
+    """Of a program that walks: those asked for, if H and U have so many."""
+    return min(columns, plan.DP, plan.VP)
+
+
+def _buffers(plan: Plan, like: Tensor) -> State:
+    """Room for the states before each chunk of a span."""
+    rows = plan.span * (1 if plan.table is not None else plan.sequences)
+    lead = (rows, plan.heads, plan.DP)
+    return (
+        torch.empty((*lead, plan.DP), dtype=plan.dtype, device=like.device),
+        torch.empty((*lead, plan.VP), dtype=plan.dtype, device=like.device),
+    )
+
+
+def _ends(plan: Plan, like: Tensor) -> State:
+    """Room for (H, U) of each sequence."""
+    lead = (plan.sequences, plan.heads, plan.D)
+    return (
+        torch.empty((*lead, plan.D), dtype=torch.float32, device=like.device),
+        torch.empty((*lead, plan.V), dtype=torch.float32, device=like.device),
+    )
+
+
+def _grid(plan: Plan, count: int) -> tuple[int, int]:
+    """Of a chunk-wise kernel."""
+    return count, plan.heads if plan.table is not None else plan.sequences * plan.heads
+
+
+def _indices(inputs: GkaInputs, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
+    """offsets, firsts and owners; where there are none their places take what is not read."""
+    return (inputs.log_decay,) * 3 if plan.table is None else plan.table
+
+
+def _strides(plan: Plan, *tensors: Tensor) -> list[int]:
+    """Over batch, time and heads, of each."""
+    return [0 if plan.table is not None and axis == 0 else v.stride(axis) for v in tensors for axis in range(3)]
