@@ -44,7 +44,7 @@ from ssrtrack.kernels.koss_segment_stages import (
     vectors,
     walk,
 )
-from ssrtrack.kernels.koss_segment_walk import own_at
+from ssrtrack.kernels.koss_segment_walk import own_at, touch, touch_rows
 from ssrtrack.kernels.koss_step_backward import weight_gradients
 
 Tensor = torch.Tensor
@@ -63,8 +63,9 @@ def plus(a, b, NI: tl.constexpr):
 def _backward(
     X, DELTA, READ, BIAS, RATE, W1, B1, W2, START, SLOPE, LEAD, OFFSETS, KEPT, GY, GFINAL,
     GX, GDELTA, GREAD, GBIAS, GSLOPE, GRATE, GSTART, GLEAD, SELECTED, HIDDEN, LOGIT, OWN, T, H,
-    xb, db, cb, zb, zt, sb, gb, ob, op, rh, rb, rt, rn, hb, hn,
-    xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, st: tl.constexpr, gt: tl.constexpr, ot: tl.constexpr,
+    xb, db, cb, zb, sb, gb, ob, op, rh, rb, rt, rn, hb, hn,
+    xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, zt: tl.constexpr, st: tl.constexpr, gt: tl.constexpr,
+    ot: tl.constexpr,
     OP: tl.constexpr, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr, INNOVATE: tl.constexpr, VARLEN: tl.constexpr,
     G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
     U: tl.constexpr, W: tl.constexpr, J: tl.constexpr, DOT: tl.constexpr,
@@ -72,6 +73,7 @@ def _backward(
     PC: tl.constexpr = G * C
     R: tl.constexpr = PC * NS
     TILE: tl.constexpr = P * PC
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
     head = tl.program_id(0) % H
     b = (tl.program_id(0) // H).to(tl.int64) * G
     first, length = bounds(OFFSETS, b, T, VARLEN)
@@ -80,11 +82,11 @@ def _backward(
     sequence, channel = pair // C, pair % C
     count = tl.cdiv(length, S)
     row = first + tl.maximum(count - 1, 0) * S  # of the last segment: from there back
-    x_at = X + b * xb + row * xt + head * C + (sequence * xb + channel)
-    d_at = DELTA + b * db + row * dt + head * C + (sequence * db + channel)
-    s_at = SLOPE + b * sb + row * st + head * C + (sequence * sb + channel)
-    g_at = GY + b * gb + row * gt + head * C + (sequence * gb + channel)
-    c_at = READ + b * cb + row * ct + (sequence * cb + lane * NI)
+    x_row, d_row = X + b * xb + row * xt + head * C, DELTA + b * db + row * dt + head * C
+    s_row, g_row = SLOPE + b * sb + row * st + head * C, GY + b * gb + row * gt + head * C
+    c_row = READ + b * cb + row * ct
+    x_off, d_off, s_off = sequence * xb + channel, sequence * db + channel, sequence * sb + channel
+    g_off, c_off = sequence * gb + channel, sequence * cb + lane * NI
     z_at, out = BIAS + b * zb + row * zt + head * C, b * ob + row * ot + head * C
     o_off = sequence * ob + channel
     read_at = GREAD + head.to(tl.int64) * rh + b * rb + row * rt
@@ -103,19 +105,31 @@ def _backward(
     own = OWN + (zero + tl.program_id(0)) * own_at("end", S, P, U, J, NI, PC, R)
     slope_own = own + own_at("slope", S, P, U, J, NI, PC, R) + pair
     K_own = own + own_at("K", S, P, U, J, NI, PC, R)
-    h_own = own + own_at("h", S, P, U, J, NI, PC, R) + r
-    p_own = own + own_at("p", S, P, U, J, NI, PC, R) + r
+    h_own = own + own_at("h", S, P, U, J, NI, PC, R) + r * EVEN
+    p_own = own + own_at("p", S, P, U, J, NI, PC, R) + r * EVEN
     de_own = own + own_at("de", S, P, U, J, NI, PC, R)
     gx_own = own + own_at("gx", S, P, U, J, NI, PC, R) + pair
     gd_own = own + own_at("gd", S, P, U, J, NI, PC, R) + pair
     gs_own = own + own_at("gs", S, P, U, J, NI, PC, R) + pair
     gz_own = own + own_at("gz", S, P, U, J, NI, PC, R) + pair
-    gc_own = own + own_at("gc", S, P, U, J, NI, PC, R) + r
+    gc_own = own + own_at("gc", S, P, U, J, NI, PC, R) + r * EVEN
     ROWS: tl.constexpr = S * PC
-    BLOCKS: tl.constexpr = S // U * NI * R
+    BLOCKS: tl.constexpr = S // U * EVEN * R
     KNOWN_SLOPE: tl.constexpr = HAS_LEAD or OP == NEUMANN or OP == EXACT
     left = length - tl.maximum(count - 1, 0) * S
-    for _segment in range(0, count):
+    for segment in range(0, count):
+        if segment < count - 1:
+            # The one before it in time, which is next: it comes from afar while this one is worked on.
+            touch_rows(x_row - S * xt, xb, xt, S, G, C)
+            touch_rows(d_row - S * dt, db, dt, S, G, C)
+            touch_rows(z_at - S * zt, zb, zt, S, G, C)
+            touch_rows(g_row - S * gt, gb, gt, S, G, C)
+            if HAS_SLOPE:
+                touch_rows(s_row - S * st, sb, st, S, G, C)
+            touch(c_row - S * ct + (tl.arange(0, S * G) % G * cb + tl.arange(0, S * G) // G * ct))
+            for i in tl.static_range(NI):
+                touch(kept - H * (NI * NS * C) + i * C)
+        x_at, d_at, s_at, g_at, c_at = x_row + x_off, d_row + d_off, s_row + s_off, g_row + g_off, c_row + c_off
         # Forward again: innovations and gains of every pass, and the states between.
         h = load_vectors(kept, C, NI)
         predict(
@@ -165,7 +179,8 @@ def _backward(
         lam = plus(lam, later, NI)
         tl.debug_barrier()
         reads_back(own + own_at("gc", S, P, U, J, NI, PC, R), read_at, rb, rt, left, S, W, NI, NS, G, C)
-        x_at, d_at, s_at, g_at, c_at = x_at - S * xt, d_at - S * dt, s_at - S * st, g_at - S * gt, c_at - S * ct
+        x_row, d_row, s_row, g_row = x_row - S * xt, d_row - S * dt, s_row - S * st, g_row - S * gt
+        c_row -= S * ct
         z_at, out, read_at = z_at - S * zt, out - S * ot, read_at - S * rt
         kept -= H * (NI * NS * C)
         left = tl.minimum(length, S)
@@ -206,15 +221,15 @@ def backward(
     selected, hidden, logit = (gx.new_empty((passes, *gx.shape), dtype=given[5].dtype) for _ in range(3))
     programs = size.B // tiles.G * size.H
     steps, pairs = min(tiles.U, form.segment), tiles.G * size.C
-    sums = min(form.segment, max(1, 32 // NI))
+    sums = min(form.segment, max(1, 32 // (1 << (NI - 1).bit_length())))
     own = own_at("end", form.segment, options["P"], steps, options["J"], NI, pairs, pairs * tiles.NS)
     own = g_final.new_empty((programs, own))
     xb, xt, db, dt, cb, ct, zb, zt, sb, st = strides
     _backward[(programs,)](
         *given, saved[0], gy, g_final, gx, g_delta, g_read, g_bias, gx if g_slope is None else g_slope, g_rate,
-        g_start, g_lead, selected, hidden, logit, own, size.T, size.H, xb, db, cb, zb, zt, sb, gy.stride(0) * zero,
+        g_start, g_lead, selected, hidden, logit, own, size.T, size.H, xb, db, cb, zb, sb, gy.stride(0) * zero,
         gx.stride(0) * zero, gx.numel(), g_read.stride(0), g_read.stride(1) * zero, g_read.stride(2),
-        given[4].stride(0), *g_final.stride()[:2], xt=xt, dt=dt, ct=ct, st=st, gt=gy.stride(1), ot=gx.stride(1),
+        given[4].stride(0), *g_final.stride()[:2], xt=xt, dt=dt, ct=ct, zt=zt, st=st, gt=gy.stride(1), ot=gx.stride(1),
         U=steps, W=sums, **options,
     )  # fmt: skip
     lead = None

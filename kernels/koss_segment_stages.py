@@ -27,6 +27,8 @@ from ssrtrack.kernels.koss_math import (
 from ssrtrack.kernels.koss_segment_walk import (
     across,
     driven,
+    keep,
+    kept,
     own_steps,
     powers,
     reads_of,
@@ -88,14 +90,15 @@ def predict(
 ):  # fmt: skip
     """Innovations e = x − c·p of the open-loop prediction p_t = E_t p_{t−1} from h, and p before every U steps."""
     R: tl.constexpr = PC * NS
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
     p = h
     for k in range(tl.cdiv(left, U)):
         now = left - k * U
         x = steps_of(x_at + k * (U * xt), xt, now, U)
         if INNOVATE:
             delta = steps_of(d_at + k * (U * dt), dt, now, U)
-            c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
-            store_vectors(p_own + k * (NI * R), R, p, NI)
+            c = reads_of(c_at + k * (U * ct), ct, now, U, NI, R)
+            keep(p_own + k * (R * EVEN), p, NI, R)
         for u in tl.static_range(U):
             e = x[u]
             if INNOVATE:
@@ -113,14 +116,15 @@ def walk(
 ):  # fmt: skip
     """States before every U steps, with a pass' gains; where it is to `refine`, the next pass' innovations too."""
     R: tl.constexpr = PC * NS
-    store_vectors(h_own, R, h, NI)
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
+    keep(h_own, h, NI, R)
     count = tl.cdiv(left, U)
     # What comes after the last of the kept states matters to a next pass alone.
     for k in range(tl.where(refine, count, count - 1)):
         now = left - k * U
         x = steps_of(x_at + k * (U * xt), xt, now, U)
         delta = steps_of(d_at + k * (U * dt), dt, now, U)
-        c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
+        c = reads_of(c_at + k * (U * ct), ct, now, U, NI, R)
         slope = slopes_of(s_at + k * (U * st), st, now, HAS_SLOPE, U, R)
         K = own_steps(K_own + k * (U * PC), PC, U)
         for u in tl.static_range(U):
@@ -133,7 +137,7 @@ def walk(
                 v = v - across(weighed(c, u * NI, p, NI), PC, NS)
             h = advanced(OP, h, p, rate, delta[u], K[u], c, u * NI, x[u], slope[u], v, NI)
         if J == 0 or k < count - 1:
-            store_vectors(h_own + k * (NI * R) + NI * R, R, h, NI)
+            keep(h_own + k * (R * EVEN) + R * EVEN, h, NI, R)
 
 
 @triton.jit
@@ -182,6 +186,7 @@ def states_back(
     of gx, gΔ, gẋ, dz and gc.
     """
     R: tl.constexpr = PC * NS
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
     count = tl.cdiv(left, U)
     for back in range(count):
         k = count - 1 - back
@@ -189,13 +194,14 @@ def states_back(
         rows = k * (U * PC)
         x = steps_of(x_at + k * (U * xt), xt, now, U)
         delta = steps_of(d_at + k * (U * dt), dt, now, U)
-        c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
+        c = reads_of(c_at + k * (U * ct), ct, now, U, NI, R)
         slope = slopes_of(s_at + k * (U * st), st, now, HAS_SLOPE, U, R)
         gy = steps_of(g_at + k * (U * gt), gt, now * (1 - again), U)
         K = own_steps(K_own + rows, PC, U)
         if J > 0:
+            g_read = reads_of(gc_own + k * (U * R * EVEN), R * EVEN, again * U, U, NI, R)
             bend, de = steps_of(slope_own + rows, PC, again * U, U), steps_of(de_own + rows, PC, again * U, U)
-        h = load_vectors(h_own + k * (NI * R), R, NI)
+        h = kept(h_own + k * (R * EVEN), 0, 1, NI, R)
         states, grown, drives = h, (), ()
         for u in tl.static_range(U):
             p = times(powers(rate, delta[u], NI), h, NI)
@@ -215,7 +221,7 @@ def states_back(
                 total = across(total, PC, NS)
             if J > 0:
                 d_e = de[u] * bend[u]
-            onward, rates = (), ()
+            onward, rates, row = (), (), ()
             for i in tl.static_range(NI):
                 cn = c[u * NI + i]
                 before, p = states[u * NI + i], grown[u * NI + i]
@@ -230,10 +236,9 @@ def states_back(
                     a += E * dp
                     q += dp * p
                     b_c -= p * d_e
-                place = gc_own + k * (U * NI * R) + (u * NI + i) * R
                 if J > 0:
-                    b_c += tl.load(place, mask=there(place, 0, again), other=0.0)
-                tl.store(place, b_c)
+                    b_c += g_read[u * NI + i]
+                row = row + (b_c,)
                 onward, rates = onward + (a,), rates + (g_rate[i] + q * delta[u],)
                 b_delta = b_delta + q * rate[i] if OP == BUCY else q * rate[i]
                 if OP == NEUMANN or OP == EXACT:
@@ -243,6 +248,7 @@ def states_back(
                 else:
                     d_K, d_x, d_delta = d_K + b_K, d_x + b_x, d_delta + b_delta
                     d_slope, d_v = d_slope + b_slope, d_v + b_v
+            keep(gc_own + k * (U * R * EVEN) + u * (R * EVEN), row, NI, R)
             carry, g_rate = onward, rates
             gz = across(d_K, PC, NS) * gain_slope(OP, K[u])
             store_step(LOGIT + k * (U * ot) + u * ot, gz, u, now, NS)
@@ -285,6 +291,7 @@ def innovations_back(
     Returns Q handed to the state before the segment, and ∂L/∂A so far.
     """
     R: tl.constexpr = PC * NS
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
     count = tl.cdiv(left, U)
     later = vectors(NI, R)
     for back in range(count):
@@ -299,9 +306,11 @@ def innovations_back(
             g_slope = own_steps(gs_own + rows, PC, U) if KNOWN_SLOPE else vectors(U, R)
         if INNOVATE:
             delta = steps_of(d_at + k * (U * dt), dt, now, U)
-            c = reads_of(c_at + k * (U * ct), ct, now, U, NI)
-            g_read = own_steps(gc_own + k * (U * NI * R), R, U * NI)
-            p = load_vectors(p_own + k * (NI * R), R, NI)
+            c = reads_of(c_at + k * (U * ct), ct, now, U, NI, R)
+            g_read = ()
+            for u in tl.static_range(U):
+                g_read = g_read + kept(gc_own + k * (U * R * EVEN) + u * (R * EVEN), 0, 1, NI, R)
+            p = kept(p_own + k * (R * EVEN), 0, 1, NI, R)
             grown = ()
             for u in tl.static_range(U):
                 p = times(powers(rate, delta[u], NI), p, NI)
@@ -309,16 +318,17 @@ def innovations_back(
         for u in tl.static_range(U - 1, -1, -1):
             d_e, total = de[u] * bend[u], g_delta[u]
             if INNOVATE:
-                onward, rates = (), ()
+                onward, rates, row = (), (), ()
                 part = vectors(1, R)[0]
                 for i in tl.static_range(NI):
                     p = grown[u * NI + i]
                     dp = later[i] - c[u * NI + i] * d_e
                     q = dp * p
-                    tl.store(gc_own + k * (U * NI * R) + (u * NI + i) * R, g_read[u * NI + i] - p * d_e)
+                    row = row + (g_read[u * NI + i] - p * d_e,)
                     onward = onward + (power_again(rate[i], delta[u]) * dp,)
                     rates = rates + (g_rate[i] + q * delta[u],)
                     part += q * rate[i]
+                keep(gc_own + k * (U * R * EVEN) + u * (R * EVEN), row, NI, R)
                 later, g_rate = onward, rates
                 total += across(part, PC, NS)
             store_step(GX + place + u * ot, gx[u] + d_e, u, now, NS)
@@ -337,21 +347,23 @@ def reads_back(
 ):  # fmt: skip
     """gc summed over the channels of each sequence, W steps at a time, and written out.
 
-    The channels' numbers come as [rows, C/V, V·NS] with V·NS = 8 neighbours in memory, so that a thread holds a row's
-    whole second axis, and most of the sum is its own.
+    The channels' numbers come as [rows, channels, 8 neighbours in memory], so that a thread holds a row's whole second
+    axis, and most of the sum is its own. The neighbours are V channels of Q numbers each, or a part of one's.
     """
     EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
-    V: tl.constexpr = 8 // NS
-    M: tl.constexpr = W * EVEN * G
-    R: tl.constexpr = G * C * NS
+    Q: tl.constexpr = NS * EVEN
+    V: tl.constexpr = max(1, 8 // Q)
+    PARTS: tl.constexpr = max(1, Q // 8)
+    M: tl.constexpr = W * G * PARTS
     m = tl.arange(0, M)
-    g, i, t = m // (W * EVEN), m % EVEN, m // EVEN % W
-    place = ((t * NI + i) * R + g * (C * NS))[:, None, None]
-    place = place + tl.arange(0, C // V)[None, :, None] * 8 + tl.arange(0, 8)[None, None, :]
-    n = tl.arange(0, NS)[None, :] * NI + i[:, None]
+    part, g, t = m % PARTS, m // PARTS % G, m // (PARTS * G)
+    place = ((t * G + g) * (C * Q) + part * 8)[:, None, None]
+    place = place + tl.arange(0, C // V)[None, :, None] * (V * Q) + tl.arange(0, 8)[None, None, :]
+    q = part[:, None] * 8 + tl.arange(0, 8 // V)[None, :]
+    n = q // EVEN * NI + q % EVEN
     for k in range(tl.cdiv(left, W)):
-        inside = (k * W + t < left) & (i < NI)
-        part = tl.load(gc_own + k * (W * NI * R) + place, mask=inside[:, None, None], other=0.0)
-        total = tl.sum(tl.reshape(tl.sum(part, 1), [M, V, NS]), 1)
+        inside = k * W + t < left
+        numbers = tl.load(gc_own + k * (W * G * C * Q) + place, mask=inside[:, None, None], other=0.0)
+        total = tl.sum(tl.reshape(tl.sum(numbers, 1), [M, V, 8 // V]), 1)
         row = g[:, None] * apart + (k * W + t)[:, None] * rt
-        tl.store(GREAD + row + n, total, mask=inside[:, None])
+        tl.store(GREAD + row + n, total, mask=inside[:, None] & (q % EVEN < NI))

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 
 from ssrtrack.kernels.koss_math import BUCY, INTERPRETED, LOG2E, drive
+from ssrtrack.kernels.koss_rows import pile, unstack
 
 
 @triton.constexpr_function
@@ -24,7 +25,8 @@ def own_at(part, S, P, U, J, NI, PC, R):
     Tiles of P rows [G·C]: K of every pass, de over ds/de. Rows of S steps: ds/de of every pass, and the passes' sums of
     gx, gΔ, gẋ and dz. Vectors [R] before every U steps: h of every pass, and p. Vectors of every step: gc.
     """
-    tile, rows, blocks, steps = P * PC, S * PC, S // U * NI * R, S * NI * R
+    even = 1 << (NI - 1).bit_length()
+    tile, rows, blocks, steps = P * PC, S * PC, S // U * even * R, S * even * R
     at = 0
     for name, size in (
         ("slope", (J + 1) * rows), ("K", (J + 1) * tile), ("h", (J + 1) * blocks), ("p", blocks), ("de", tile),
@@ -108,12 +110,47 @@ def steps_of(pointer, stride: tl.constexpr, left, U: tl.constexpr):
 
 
 @triton.jit
-def reads_of(pointer, stride: tl.constexpr, left, U: tl.constexpr, NI: tl.constexpr):
+def keep(pointer, tiles, NI: tl.constexpr, R: tl.constexpr):
+    """NI vectors to the program's own memory: `pointer` [R] to EVEN ≥ NI numbers of each thread, a power of two.
+
+    Four at a time, which is one instruction; more would ask for a layout of its own.
+    """
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
+    FOUR: tl.constexpr = min(EVEN, 4)
+    for first in tl.static_range(0, EVEN, FOUR):
+        parts = ()
+        for i in tl.static_range(FOUR):
+            parts = parts + (tl.reshape(tiles[first + i] if first + i < NI else tl.zeros([R], tl.float32), [R, 1]),)
+        four = tl.reshape(pile(parts, 1, R, FOUR, FOUR.bit_length() - 1), [R, FOUR])
+        tl.store(pointer[:, None] + (first + tl.arange(0, FOUR)[None, :]), four)
+
+
+@triton.jit
+def kept(pointer, t: tl.constexpr, left, NI: tl.constexpr, R: tl.constexpr):
+    """The opposite, from any precision: NI vectors, zeros unless step t is there."""
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
+    FOUR: tl.constexpr = min(EVEN, 4)
+    out = ()
+    for first in tl.static_range(0, EVEN, FOUR):
+        i = first + tl.arange(0, FOUR)[None, :]
+        mask = tl.full([R, FOUR], t, tl.int32) < left
+        if NI < EVEN:
+            mask = mask & (i < NI)
+        columns = unstack(
+            tl.load(pointer[:, None] + i, mask=mask, other=0.0).to(tl.float32), R, FOUR, FOUR.bit_length() - 1
+        )
+        for k in tl.static_range(FOUR):
+            if first + k < NI:
+                out = out + (tl.reshape(columns[k], [R]),)
+    return out
+
+
+@triton.jit
+def reads_of(pointer, stride: tl.constexpr, left, U: tl.constexpr, NI: tl.constexpr, R: tl.constexpr):
     """c of U steps, that of step u and state i at u·NI + i; 0 where fewer steps are `left`."""
     out = ()
     for u in tl.static_range(U):
-        for i in tl.static_range(NI):
-            out = out + (tl.load(pointer + (u * stride + i), mask=there(pointer, u, left), other=0.0).to(tl.float32),)
+        out = out + kept(pointer + u * stride, u, left, NI, R)
     return out
 
 
@@ -143,3 +180,21 @@ def store_step(pointer, value, t, left, NS: tl.constexpr):
     else:
         first = tl.arange(0, value.shape[0]) % NS == 0
         tl.store(pointer, value.to(pointer.dtype.element_ty), mask=first & there(pointer, t, left))
+
+
+@triton.jit
+def touch(pointer):
+    """Asks for what lies there, which will be wanted soon, into the second-level cache."""
+    if not INTERPRETED:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointer], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
+def touch_rows(pointer, apart, stride: tl.constexpr, S: tl.constexpr, G: tl.constexpr, C: tl.constexpr):
+    """The same for S rows of C channels of every sequence, 32 bytes at a time."""
+    PER: tl.constexpr = min(C, 256 // pointer.dtype.element_ty.primitive_bitwidth)
+    line = tl.arange(0, S * G * (C // PER))
+    row, part = line // (C // PER), line % (C // PER)
+    touch(pointer + (row % G * apart + row // G * stride + part * PER))
