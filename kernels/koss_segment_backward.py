@@ -120,15 +120,15 @@ def _backward(
     for segment in range(0, count):
         if segment < count - 1:
             # The one before it in time, which is next: it comes from afar while this one is worked on.
-            touch_rows(x_row - S * xt, xb, xt, S, G, C)
-            touch_rows(d_row - S * dt, db, dt, S, G, C)
-            touch_rows(z_at - S * zt, zb, zt, S, G, C)
-            touch_rows(g_row - S * gt, gb, gt, S, G, C)
+            touch_rows(x_row, xb, xt, S, G, C, False)
+            touch_rows(d_row, db, dt, S, G, C, False)
+            touch_rows(z_at, zb, zt, S, G, C, False)
+            touch_rows(g_row, gb, gt, S, G, C, False)
             if HAS_SLOPE:
-                touch_rows(s_row - S * st, sb, st, S, G, C)
-            touch(c_row - S * ct + (tl.arange(0, S * G) % G * cb + tl.arange(0, S * G) // G * ct))
+                touch_rows(s_row, sb, st, S, G, C, False)
+            touch_rows(c_row, cb, ct, S, G, NI * NS, False)
             for i in tl.static_range(NI):
-                touch(kept - H * (NI * NS * C) + i * C)
+                touch(kept - H * (NI * NS * C) + i * C, False)
         x_at, d_at, s_at, g_at, c_at = x_row + x_off, d_row + d_off, s_row + s_off, g_row + g_off, c_row + c_off
         # Forward again: innovations and gains of every pass, and the states between.
         h = load_vectors(kept, C, NI)
@@ -171,6 +171,11 @@ def _backward(
             d_hidden = operand(tl.where(active, d_hidden, 0.0), w1)
             keep_tile(de_own, tl.dot(d_hidden, tl.trans(w1), input_precision=DOT), G, C, P)
             tl.debug_barrier()
+        if segment < count - 1:
+            touch_rows(x_row, xb, xt, S, G, C, True)
+            touch_rows(d_row, db, dt, S, G, C, True)
+            touch_rows(g_row, gb, gt, S, G, C, True)
+            touch_rows(c_row, cb, ct, S, G, NI * NS, True)
         later, g_rate = innovations_back(
             rate, g_rate, d_at, c_at, p_own, slope_own, de_own + pair, gx_own, gd_own, gs_own, gz_own, gc_own,
             GX + out + o_off, GDELTA + out + o_off, GSLOPE + out + o_off, GBIAS + out + o_off, left, INNOVATE,

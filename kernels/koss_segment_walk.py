@@ -183,18 +183,25 @@ def store_step(pointer, value, t, left, NS: tl.constexpr):
 
 
 @triton.jit
-def touch(pointer):
-    """Asks for what lies there, which will be wanted soon, into the second-level cache."""
+def touch(pointer, NEAR: tl.constexpr):
+    """Asks for what lies there, which will be wanted soon: into the first-level cache if `NEAR`, else the second."""
     if not INTERPRETED:
-        tl.inline_asm_elementwise(
-            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointer], dtype=tl.int32, is_pure=False, pack=1
-        )
+        if NEAR:
+            tl.inline_asm_elementwise(
+                "prefetch.global.L1 [$1]; mov.u32 $0, 0;", "=r,l", [pointer], dtype=tl.int32, is_pure=False, pack=1
+            )
+        else:
+            tl.inline_asm_elementwise(
+                "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointer], dtype=tl.int32, is_pure=False, pack=1
+            )
 
 
 @triton.jit
-def touch_rows(pointer, apart, stride: tl.constexpr, S: tl.constexpr, G: tl.constexpr, C: tl.constexpr):
-    """The same for S rows of C channels of every sequence, 32 bytes at a time."""
+def touch_rows(
+    pointer, apart, stride: tl.constexpr, S: tl.constexpr, G: tl.constexpr, C: tl.constexpr, NEAR: tl.constexpr
+):
+    """The same for the S rows of C channels of every sequence that end at `pointer`, 32 bytes at a time."""
     PER: tl.constexpr = min(C, 256 // pointer.dtype.element_ty.primitive_bitwidth)
     line = tl.arange(0, S * G * (C // PER))
     row, part = line // (C // PER), line % (C // PER)
-    touch(pointer + (row % G * apart + row // G * stride + part * PER))
+    touch(pointer - S * stride + (row % G * apart + row // G * stride + part * PER), NEAR)
