@@ -113,14 +113,18 @@ class Shape(NamedTuple):
 
 
 def shape_of(inputs: LoopInputs) -> Shape:
-    heads, channels, _ = inputs.w1.shape
+    heads, _, channels = inputs.w1.shape
     return Shape(inputs.start.shape[0], inputs.x.shape[1], heads, channels, inputs.read.shape[2])
 
 
 def supported(inputs: LoopInputs, form: LoopForm) -> bool:
-    """Whether the kernels are written for these sizes: S = 2 … 32 and C = 16 … 128 powers of two, N ≤ 16."""
+    """Whether the kernels are written for these sizes: S = 2 … 32 and C = 16 … 128 powers of two, N ≤ 16.
+
+    A gain that sees the prediction (w1 of 2C rows) has no kernel here.
+    """
     size = shape_of(inputs)
-    return form.segment in (2, 4, 8, 16, 32) and size.C in (16, 32, 64, 128) and size.N <= 16 and size.T > 0
+    sizes = size.C in (16, 32, 64, 128) and size.N <= 16 and size.T > 0
+    return form.segment in (2, 4, 8, 16, 32) and sizes and inputs.w1.shape[1] == size.C
 
 
 class Tiling(NamedTuple):
