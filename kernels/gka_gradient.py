@@ -32,54 +32,30 @@ from ssrtrack.kernels.gka_tiles import (
 
 
 @triton.jit
-def values_back(
-    gv, go, v, dU, K, mixed, MT, stay, row, heads, h, left, V, go_t, v_t, scale,
-    C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr,
-    EVEN_V: tl.constexpr,
-):  # fmt: skip
-    """∂L/∂v written; of ∂L/∂k the part by U; (k_i·q̃_t)(v_i·y_t) (C, C); and left_i k_i·dU v_i (C,)."""
-    d = tl.arange(0, DP)
-    read = tl.dot(K, tl.trans(mixed), input_precision=DOT)
-    weights = (read * MT * scale).to(DT)
-    gk = tl.zeros([C, DP], tl.float32)
-    S = tl.zeros([C, C], tl.float32)
-    ends = tl.zeros([C], tl.float32)
-    for e0 in tl.static_range(0, VP, BV):
-        e = e0 + tl.arange(0, BV)
-        Y = rows(go, left, go_t, e, V, C, EVEN_V).to(DT)
-        values = rows(v, left, v_t, e, V, C, EVEN_V).to(DT)
-        after = tl.load(square(dU, row, heads, h, d, e, DP, VP))
-        kept = tl.dot(K, after, input_precision=DOT) * stay[:, None]
-        ends += tl.sum(kept * values.to(tl.float32), 1)
-        put_rows(gv, tl.dot(weights, Y, kept, input_precision=DOT), left, heads * V, e, V, C, EVEN_V)
-        gk = tl.dot(values, tl.trans(after), gk, input_precision=DOT)
-        S = tl.dot(values, tl.trans(Y), S, input_precision=DOT)
-    S *= scale
-    gk = tl.dot((S * MT).to(DT), mixed, gk * stay[:, None], input_precision=DOT)
-    return gk, read * S, ends
-
-
-@triton.jit
 def solutions_back(gk, paths, K, X, Y, MT, DT: tl.constexpr, DOT: tl.constexpr):
-    """The same with the parts by −d xᵀ added."""
+    """∂L/∂k and paths (C, C) with the parts by −d xᵀ added."""
     by_x = tl.dot(K, tl.trans(X), input_precision=DOT)
-    by_d = tl.dot(K, tl.trans(Y), input_precision=DOT)
     gk = tl.dot((by_x * -MT).to(DT), Y, gk, input_precision=DOT)
+    by_d = tl.dot(K, tl.trans(Y), input_precision=DOT)
     gk = tl.dot((by_d * -MT).to(DT), X, gk, input_precision=DOT)
     return gk, paths - by_x * by_d
 
 
 @triton.jit
-def ridge_back(gk, paths, K, H, MT, z, w, b, DT: tl.constexpr, DOT: tl.constexpr):
-    """The same with the parts by λ_t = a ‖H_t‖_F added; and what of them reaches step t from H0 (C,)."""
-    gram = tl.dot(K, tl.trans(K), input_precision=DOT)
-    KH = tl.dot(K, H, input_precision=DOT)
-    quad = tl.sum(KH * K.to(tl.float32), 1)
+def ridge_back(gk, paths, K, KH, G, w, b, start, C: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr):
+    """The same with the parts by λ_t = a ‖H_t‖_F added; and what of them reaches step t from H0 (C,).
+
+    KH: rows H0 k_i; start: ‖H0‖². Since M_ti M_tj = M_ij M_ti² for t ≥ i ≥ j, Mᵀ diag(w) M is no product of matrices.
+    """
+    MT, z, i = decays_ahead(G, C), tl.exp2(G), tl.arange(0, C)
     gk -= b[:, None] * KH
-    weights = tl.dot(MT * w[None, :], tl.trans(MT), input_precision=DOT)
+    quad = tl.sum(KH * K.to(tl.float32), 1)
+    gram = tl.dot(K, tl.trans(K), input_precision=DOT)
+    twice = tl.sum(MT * MT * w[None, :], 1)
+    later = tl.where(i[:, None] < i[None, :], twice[None, :], twice[:, None])
+    weights = tl.exp2(-tl.abs(G[:, None] - G[None, :])) * later
     gk = tl.dot((gram * -weights).to(DT), K, gk, input_precision=DOT)
     paths -= (0.5 * w)[None, :] * (tl.dot(gram * gram, MT, input_precision=DOT) + quad[:, None] * z[None, :])
-    start = tl.sum(tl.sum(H.to(tl.float32) * H.to(tl.float32), 1), 0)
     return gk, paths, -0.5 * w * z * (z * start + tl.sum(MT * quad[:, None], 0))
 
 
@@ -93,16 +69,19 @@ def decays_back(paths, reach, ends, end, C: tl.constexpr, DOT: tl.constexpr):
     return total + tl.sum(tl.where(earlier, ends[None, :], 0.0), 1) + end
 
 
+@triton.jit
+def product(a, b):
+    """Σ a ∘ b of two (DP, …) tiles."""
+    return tl.sum(tl.sum(a.to(tl.float32) * b.to(tl.float32), 1), 0)
+
+
 @triton.jit(do_not_specialize=["steps", "begin", "count"])
-def gradient_kernel(
-    q, k, v, log_decay, alpha, x, adjoint, w_in, b_in, reach, go, H0, dH, dU, through, gk, gv, g_decay,
-    offsets, firsts, owners, steps, begin, count, heads, D, V, scale,
-    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, go_b, go_t, go_h,
-    C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, BLOCKS: tl.constexpr,
-    BLOCKSP: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr, ALPHA: tl.constexpr, VARLEN: tl.constexpr,
-    EVEN: tl.constexpr, EVEN_V: tl.constexpr,
+def keys_kernel(
+    k, log_decay, x, adjoint, w_in, b_in, reach, H0, dH, gk, g_decay, offsets, firsts, owners,
+    steps, begin, count, heads, D, k_b, k_t, k_h,
+    C: tl.constexpr, DP: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """∂L/∂k (B, T, H, D), ∂L/∂v (B, T, H, V) and ∂L/∂log γ (B, T, H)."""
+    """Of ∂L/∂k (B, T, H, D) and ∂L/∂log γ (B, T, H) what comes by H."""
     b, h, t0, end, row = chunk_of(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
     left = end - t0
     if left <= 0:
@@ -111,32 +90,72 @@ def gradient_kernel(
     at = head_at(b, t0, h, steps * heads, heads, 1)
     G = gates(log_decay + at, left, heads, C)
     last = last_of(G, C)
-    MT, z, stay = decays_ahead(G, C), tl.exp2(G), tl.exp2(last - G)
     K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN).to(DT)
-    X = rows(x + at * D, left, heads * D, d, D, C, EVEN)
-    mixed = X
-    if ALPHA:
-        Q = rows(q + head_at(b, t0, h, q_b, q_t, q_h), left, q_t, d, D, C, EVEN).to(tl.float32)
-        mix = column(alpha + at, left, heads, C, 0.0)
-        mixed = (Q + mix[:, None] * (X.to(tl.float32) - Q)).to(DT)
-    acc, paths, ends = values_back(
-        gv + at * V, go + head_at(b, t0, h, go_b, go_t, go_h), v + head_at(b, t0, h, v_b, v_t, v_h), dU, K, mixed,
-        MT, stay, row, heads, h, left, V, go_t, v_t, scale, C, DP, VP, BV, DT, DOT, EVEN_V,
-    )  # fmt: skip
-    Y = rows(adjoint + at * D, left, heads * D, d, D, C, EVEN)
-    acc, paths = solutions_back(acc, paths, K, X, Y, MT, DT, DOT)
     after = tl.load(square(dH, row, heads, h, d, d, DP, DP))
-    kept = tl.dot(K, after, input_precision=DOT) * stay[:, None]
-    ends += tl.sum(kept * K.to(tl.float32), 1)
-    acc += 2.0 * kept
     H = tl.load(square(H0, row, heads, h, d, d, DP, DP))
+    total, start = product(after, H) * tl.exp2(last), product(H, H)
+    KH = tl.dot(K, H, input_precision=DOT)
+    acc = tl.dot(K, after, input_precision=DOT) * tl.exp2(last - G)[:, None]
+    ends = tl.sum(acc * K.to(tl.float32), 1)
+    MT = decays_ahead(G, C)
+    X = rows(x + at * D, left, heads * D, d, D, C, EVEN)
+    Y = rows(adjoint + at * D, left, heads * D, d, D, C, EVEN)
     w, b_i = column(w_in + at, left, heads, C, 0.0), column(b_in + at, left, heads, C, 0.0)
-    acc, paths, from_start = ridge_back(acc, paths, K, H, MT, z, w, b_i, DT, DOT)
+    acc, paths, reached = ridge_back(2.0 * acc, tl.zeros([C, C], tl.float32), K, KH, G, w, b_i, start, C, DT, DOT)
+    acc, paths = solutions_back(acc, paths, K, X, Y, MT, DT, DOT)
     # What gk is written over may be d: every thread has read it.
     tl.debug_barrier()
     put_rows(gk + at * D, acc, left, heads * D, d, D, C, EVEN)
-    parts = tl.arange(0, BLOCKSP)
-    one = (tl.cast(row, tl.int64) * heads + h) * BLOCKS
-    total = tl.sum(tl.load(through + one + parts, mask=parts < BLOCKS, other=0.0), 0) * tl.exp2(last)
-    from_start += column(reach + at, left, heads, C, 0.0)
-    put_column(g_decay + at, decays_back(paths * MT, from_start, ends, total, C, DOT), left, heads, C)
+    reached += column(reach + at, left, heads, C, 0.0)
+    put_column(g_decay + at, decays_back(paths * MT, reached, ends, total, C, DOT), left, heads, C)
+
+
+@triton.jit(do_not_specialize=["steps", "begin", "count"])
+def values_kernel(
+    q, k, v, log_decay, alpha, x, go, U0, dU, gk, gv, g_decay, offsets, firsts, owners,
+    steps, begin, count, heads, D, V, scale,
+    q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, go_b, go_t, go_h,
+    C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr,
+    ALPHA: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr, EVEN_V: tl.constexpr,
+):  # fmt: skip
+    """∂L/∂v (B, T, H, V); and what comes by U added to ∂L/∂k and ∂L/∂log γ."""
+    b, h, t0, end, row = chunk_of(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
+    left = end - t0
+    if left <= 0:
+        return
+    d = tl.arange(0, DP)
+    at = head_at(b, t0, h, steps * heads, heads, 1)
+    G = gates(log_decay + at, left, heads, C)
+    last = last_of(G, C)
+    K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN).to(DT)
+    mixed = rows(x + at * D, left, heads * D, d, D, C, EVEN)
+    if ALPHA:
+        Q = rows(q + head_at(b, t0, h, q_b, q_t, q_h), left, q_t, d, D, C, EVEN).to(tl.float32)
+        mix = column(alpha + at, left, heads, C, 0.0)
+        mixed = (Q + mix[:, None] * (mixed.to(tl.float32) - Q)).to(DT)
+    read = tl.dot(K, tl.trans(mixed), input_precision=DOT)
+    weights = (read * decays_ahead(G, C) * scale).to(DT)
+    go += head_at(b, t0, h, go_b, go_t, go_h)
+    v += head_at(b, t0, h, v_b, v_t, v_h)
+    acc = tl.zeros([C, DP], tl.float32)
+    S = tl.zeros([C, C], tl.float32)
+    ends = tl.zeros([C], tl.float32)
+    total = 0.0
+    for e0 in tl.static_range(0, VP, BV):
+        e = e0 + tl.arange(0, BV)
+        after = tl.load(square(dU, row, heads, h, d, e, DP, VP))
+        total += product(after, tl.load(square(U0, row, heads, h, d, e, DP, VP)))
+        Y = rows(go, left, go_t, e, V, C, EVEN_V).to(DT)
+        values = rows(v, left, v_t, e, V, C, EVEN_V).to(DT)
+        kept = tl.dot(K, after, input_precision=DOT) * tl.exp2(last - G)[:, None]
+        ends += tl.sum(kept * values.to(tl.float32), 1)
+        put_rows(gv + at * V, tl.dot(weights, Y, kept, input_precision=DOT), left, heads * V, e, V, C, EVEN_V)
+        acc = tl.dot(values, tl.trans(after), acc, input_precision=DOT)
+        S = tl.dot(values, tl.trans(Y), S, input_precision=DOT)
+    S *= decays_ahead(G, C) * scale
+    acc = tl.dot(S.to(DT), mixed, acc * tl.exp2(last - G)[:, None], input_precision=DOT)
+    acc += rows(gk + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32)
+    tl.debug_barrier()
+    put_rows(gk + at * D, acc, left, heads * D, d, D, C, EVEN)
+    decay = decays_back(read * S, 0.0 * G, ends, total * tl.exp2(last), C, DOT)
+    put_column(g_decay + at, decay + column(g_decay + at, left, heads, C, 0.0), left, heads, C)

@@ -55,24 +55,36 @@ def stepped(x, before, right, w, short, ridge):
 
 
 @triton.jit
+def iterated(x, before, w, right, K, H, scale, past, short, ridge, DOT: tl.constexpr):
+    """The x̂ after x̂ and x̂₋."""
+    X = (x * (-w * scale)[:, None]).to(K.dtype)
+    S = tl.dot(X, tl.trans(K), input_precision=DOT).to(K.dtype) * past
+    y = stepped(x, before, right, w, short, ridge)
+    y = tl.dot(X, H, y, input_precision=DOT)
+    return tl.dot(S, K, y, input_precision=DOT)
+
+
+@triton.jit
 def solved_factored(
     right, K, H, scale, rounds, short, ridge, rho2, C: tl.constexpr, DOT: tl.constexpr
 ):  # fmt: skip
-    """x̂ (C, DP) of right sides (C, DP): x̂ ← `stepped` − w scale ∘ (H x̂), `rounds` times."""
+    """x̂ (C, DP) of right sides (C, DP): x̂ ← `stepped` − w scale ∘ (H x̂), `rounds` times.
+
+    Two at a time: what was x̂ becomes x̂₋ where it stands.
+    """
     t = tl.arange(0, C)
-    past = t[:, None] >= t[None, :]
+    past = tl.where(t[:, None] >= t[None, :], 1.0, 0.0).to(K.dtype)
     x = short * right.to(tl.float32)
     before = tl.zeros_like(x)
     w = short * 0.0 + 2.0
-    for _ in range(rounds):
+    for _ in range(rounds // 2):
         w = 4.0 / (4.0 - rho2 * w)
-        X = (x * (-w * scale)[:, None]).to(K.dtype)
-        S = tl.where(past, tl.dot(X, tl.trans(K), input_precision=DOT), 0.0).to(K.dtype)
-        y = stepped(x, before, right, w, short, ridge)
-        y = tl.dot(X, H, y, input_precision=DOT)
-        y = tl.dot(S, K, y, input_precision=DOT)
-        before = x
-        x = y
+        before = iterated(x, before, w, right, K, H, scale, past, short, ridge, DOT)
+        w = 4.0 / (4.0 - rho2 * w)
+        x = iterated(before, x, w, right, K, H, scale, past, short, ridge, DOT)
+    if rounds % 2 == 1:
+        w = 4.0 / (4.0 - rho2 * w)
+        x = iterated(x, before, w, right, K, H, scale, past, short, ridge, DOT)
     return x
 
 

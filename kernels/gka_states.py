@@ -59,7 +59,7 @@ def states_kernel(
     own = tl.cast(n * heads + h, tl.int64) * D * width
     corner = within(d, D, EVEN)[:, None] & within(e, width, EVEN and EVEN_V)[None, :]
     inside = d[:, None] * width + e[None, :]
-    state = tl.load(lead + own + inside, mask=corner & (started != 0), other=0.0)
+    state = tl.load(lead + own + inside, mask=corner & (d[:, None] * 0 < started), other=0.0)
     k += head_at(b, t0, h, k_b, k_t, k_h)
     right += head_at(b, t0, h, right_b, right_t, right_h)
     log_decay += head_at(b, t0, h, steps * heads, heads, 1)

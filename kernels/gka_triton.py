@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from ssrtrack.kernels.gka_form import GkaForm, GkaGradients, GkaInputs, State, shortest_step
-from ssrtrack.kernels.gka_gradient import gradient_kernel
+from ssrtrack.kernels.gka_gradient import keys_kernel, values_kernel
 from ssrtrack.kernels.gka_solve import solve_kernel
 from ssrtrack.kernels.gka_solve_backward import adjoint_kernel
 from ssrtrack.kernels.gka_states import states_kernel
@@ -29,15 +29,16 @@ FREE = 1 << 26  # bytes of states that are not worth a second span
 
 
 class Tiling(NamedTuple):
-    """How the kernels are cut, for tuning: columns of a state to walk with at a time, each kernel's (warps, stages)."""
+    """How the kernels are cut, for tuning: how much of a state to walk with, and each kernel's (warps, stages)."""
 
     columns: int = 64
     states: tuple[int, int] = (4, 3)
     solve: tuple[int, int] = (4, 1)
     adjoint: tuple[int, int] = (4, 1)
-    columns_back: int = 64
-    states_back: tuple[int, int] = (4, 2)
-    gradient: tuple[int, int] = (8, 1)
+    numbers_back: int = 1024
+    states_back: tuple[int, int] = (4, 1)
+    keys: tuple[int, int] = (4, 1)
+    values: tuple[int, int] = (4, 1)
 
 
 class Plan(NamedTuple):
@@ -114,33 +115,36 @@ def backward(
     before, after = _buffers(plan, k), _buffers(plan, k)
     last = _ends(plan, k)
     state = _ends_gradient(gH, gU, last)
-    blocks = (plan.DP + plan.VP) // _columns(plan, tiling.columns_back)
-    through = torch.empty((before[0].shape[0], plan.heads, blocks), dtype=torch.float32, device=k.device)
+    lasts = torch.empty(before[0].shape[:2], dtype=torch.float32, device=k.device)
+    numbers = min(tiling.numbers_back, plan.DP * plan.DP, plan.DP * plan.VP)
     starts = [_start(inputs), *zip(between[::2], between[1::2], strict=True)]
     mixes = inputs.alpha is not None
     for (begin, count), start in reversed(list(zip(plan.spans, starts, strict=True))):
         sizes = (q.shape[1], begin, count)
         _walk(inputs, plan, tiling, (begin, count), start, before, last)
         adjoint_kernel[_grid(plan, count)](
-            q, k, v, log_decay, alpha, x, F, go, *before, gq, adjoint, g_alpha, w, b, reach, *_indices(inputs, plan),
-            *sizes, plan.heads, plan.D, plan.V, *_schedule(form), form.scale,
-            *_strides(plan, q, k, v, go), **plan.known, BV=min(BLOCK, plan.VP), ALPHA=mixes,
+            q, k, v, log_decay, alpha, x, F, go, *before, gq, adjoint, g_alpha, w, b, reach, *after, lasts,
+            *_indices(inputs, plan), *sizes, plan.heads, plan.D, plan.V, *_schedule(form), form.scale,
+            *_strides(plan, q, k, v, go), **plan.known, BV=min(BLOCK, plan.VP), BS=_columns(plan, 64), ALPHA=mixes,
             RIGHT=tl.float16 if plan.dtype == torch.bfloat16 else tl.float32,
             num_warps=tiling.adjoint[0], num_stages=tiling.adjoint[1],
         )  # fmt: skip
         ends = _ends(plan, k)
-        states_back_kernel[(blocks, plan.sequences * plan.heads)](
-            q, k, log_decay, alpha, x, adjoint, w, b, go, *before, *(state or ends), *after, through, *ends,
-            *_indices(inputs, plan)[:2], *sizes, int(state is not None), plan.heads, plan.D, plan.V, form.scale,
-            *_strides(plan, q, k, go), **plan.known, BN=_columns(plan, tiling.columns_back), ALPHA=mixes,
+        states_back_kernel[(plan.DP * (plan.DP + plan.VP) // numbers, plan.sequences * plan.heads)](
+            lasts, *(state or ends), *after, *ends, *_indices(inputs, plan)[:2], *sizes, int(state is not None),
+            plan.heads, plan.D, plan.V, C=CHUNK, DP=plan.DP, VP=plan.VP, BN=numbers, VARLEN=plan.table is not None,
             num_warps=tiling.states_back[0], num_stages=tiling.states_back[1],
         )  # fmt: skip
-        gradient_kernel[_grid(plan, count)](
-            q, k, v, log_decay, alpha, x, adjoint, w, b, reach, go, before[0], *after, through, gk, gv, g_decay,
-            *_indices(inputs, plan), *sizes, plan.heads, plan.D, plan.V, form.scale,
-            *_strides(plan, q, k, v, go), **plan.known, BV=min(BLOCK, plan.VP), BLOCKS=blocks,
-            BLOCKSP=triton.next_power_of_2(blocks), ALPHA=mixes,
-            num_warps=tiling.gradient[0], num_stages=tiling.gradient[1],
+        keys_kernel[_grid(plan, count)](
+            k, log_decay, x, adjoint, w, b, reach, before[0], after[0], gk, g_decay, *_indices(inputs, plan), *sizes,
+            plan.heads, plan.D, *_strides(plan, k),
+            **{name: plan.known[name] for name in ("C", "DP", "DT", "DOT", "VARLEN", "EVEN")},
+            num_warps=tiling.keys[0], num_stages=tiling.keys[1],
+        )  # fmt: skip
+        values_kernel[_grid(plan, count)](
+            q, k, v, log_decay, alpha, x, go, before[1], after[1], gk, gv, g_decay, *_indices(inputs, plan), *sizes,
+            plan.heads, plan.D, plan.V, form.scale, *_strides(plan, q, k, v, go),
+            **plan.known, BV=min(BLOCK, plan.VP), ALPHA=mixes, num_warps=tiling.values[0], num_stages=tiling.values[1],
         )  # fmt: skip
         state = ends
     gH0, gU0 = (None, None) if state is None or inputs.H0 is None else state
