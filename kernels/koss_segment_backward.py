@@ -68,7 +68,7 @@ def _backward(
     ot: tl.constexpr,
     OP: tl.constexpr, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr, INNOVATE: tl.constexpr, VARLEN: tl.constexpr,
     G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr, P: tl.constexpr,
-    U: tl.constexpr, W: tl.constexpr, J: tl.constexpr, DOT: tl.constexpr,
+    U: tl.constexpr, W: tl.constexpr, J: tl.constexpr, TWICE: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     PC: tl.constexpr = G * C
     R: tl.constexpr = PC * NS
@@ -161,7 +161,7 @@ def _backward(
                 OP, carry, rate, g_rate, lead, g_lead, x_at, d_at, c_at, s_at, g_at, K_own + j * TILE + pair,
                 h_own + j * BLOCKS, slope_own + (j + 1) * ROWS, de_own + pair, gx_own, gd_own, gs_own, gz_own, gc_own,
                 LOGIT + place + o_off, GBIAS + out + o_off, left, tl.minimum(zero + back, 1).to(tl.int32), HAS_SLOPE,
-                HAS_LEAD, J, xt, dt, ct, st, gt, ot, U, NI, NS, PC,
+                HAS_LEAD, TWICE, J, xt, dt, ct, st, gt, ot, U, NI, NS, PC,
             )  # fmt: skip
             lam, carry = plus(lam, carry, NI), vectors(NI, R)
             tl.debug_barrier()
@@ -223,7 +223,10 @@ def backward(
     options = settings(inputs, form, tiles)
     del options["LOG"], options["LOGP"]
     passes, NI = options["J"] + 1, options["NI"]
-    selected, hidden, logit = (gx.new_empty((passes, *gx.shape), dtype=given[5].dtype) for _ in range(3))
+    # Where one pass' dz is the gradient of z to the bit, it is written once.
+    twice = passes > 1 or g_bias.dtype != given[5].dtype
+    selected, hidden = (gx.new_empty((passes, *gx.shape), dtype=given[5].dtype) for _ in range(2))
+    logit = torch.empty_like(selected) if twice else g_bias[None]
     programs = size.B // tiles.G * size.H
     steps, pairs = min(tiles.U, form.segment), tiles.G * size.C
     sums = min(form.segment, max(1, 32 // (1 << (NI - 1).bit_length())))
@@ -235,7 +238,7 @@ def backward(
         g_start, g_lead, selected, hidden, logit, own, size.T, size.H, xb, db, cb, zb, sb, gy.stride(0) * zero,
         gx.stride(0) * zero, gx.numel(), g_read.stride(0), g_read.stride(1) * zero, g_read.stride(2),
         given[4].stride(0), *g_final.stride()[:2], xt=xt, dt=dt, ct=ct, zt=zt, st=st, gt=gy.stride(1), ot=gx.stride(1),
-        U=steps, W=sums, **options,
+        U=steps, W=sums, TWICE=twice, **options,
     )  # fmt: skip
     lead = None
     if inputs.lead is not None:

@@ -14,8 +14,9 @@ pointer for every element would fill the registers.
 import triton
 import triton.language as tl
 
-from ssrtrack.kernels.koss_math import KALMAN, LOG2E, advance, drive
+from ssrtrack.kernels.koss_math import KALMAN, LOG2E, drive
 from ssrtrack.kernels.koss_rows import unstack
+from ssrtrack.kernels.koss_segment_walk import advanced
 
 
 @triton.jit
@@ -160,10 +161,7 @@ def updated(OP: tl.constexpr, h, rate, delta, K, c, at, x, slope, lead, NI: tl.c
     v = drive(OP, x, slope, lead)
     if OP == KALMAN:
         v = v - tl.sum(read_out(c, at, p, NI), 1, keep_dims=True)
-    out = ()
-    for i in tl.static_range(NI):
-        out = out + (advance(OP, h[i], p[i], rate[i], delta, K, c[at + i], x, slope, v),)
-    return out
+    return advanced(OP, h, p, rate, delta, K, c, at, x, slope, v, NI)
 
 
 @triton.jit

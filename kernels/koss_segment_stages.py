@@ -18,7 +18,6 @@ from ssrtrack.kernels.koss_math import (
     EXACT,
     KALMAN,
     NEUMANN,
-    advance,
     gain_slope,
     retreat,
     saturation,
@@ -26,6 +25,7 @@ from ssrtrack.kernels.koss_math import (
 )
 from ssrtrack.kernels.koss_segment_walk import (
     across,
+    advanced,
     driven,
     keep,
     kept,
@@ -141,18 +141,6 @@ def walk(
 
 
 @triton.jit
-def advanced(OP: tl.constexpr, h, p, rate, delta, K, c, at, x, slope, v, NI: tl.constexpr):
-    """All states of a lane one step later."""
-    out = ()
-    for i in tl.static_range(NI):
-        if OP == DISCRETE:
-            out = out + (p[i] + K * (v - c[at + i] * p[i]),)
-        else:
-            out = out + (advance(OP, h[i], p[i], rate[i], delta, K, c[at + i], x, slope, v),)
-    return out
-
-
-@triton.jit
 def undone(OP: tl.constexpr, G, gr, h, p, E, A, delta, K, c, x, slope, v):
     """`koss_math.retreat`; `discrete` with the products that p + K (v − c p) has in common with its gradients."""
     if OP == DISCRETE:
@@ -176,14 +164,14 @@ def sum_onto(pointer, value, again, J: tl.constexpr, NS: tl.constexpr):
 def states_back(
     OP: tl.constexpr, carry, rate, g_rate, lead, g_lead, x_at, d_at, c_at, s_at, g_at, K_own, h_own, slope_own, de_own,
     gx_own, gd_own, gs_own, gz_own, gc_own, LOGIT, GBIAS, left, again, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr,
-    J: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, st: tl.constexpr, gt: tl.constexpr,
-    ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
+    TWICE: tl.constexpr, J: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, st: tl.constexpr,
+    gt: tl.constexpr, ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
 ):  # fmt: skip
     """A pass' states taken back, from ∂L/∂h after the segment to that before it.
 
     The last pass is the one read out. Every other one (`again` = 1) made the innovations of the pass after it from its
-    own predictions, and de there is the product of `slope_own` and `de_own`. Left in memory: dz, and the passes' sums
-    of gx, gΔ, gẋ, dz and gc.
+    own predictions, and de there is the product of `slope_own` and `de_own`. Left in memory: dz (`TWICE`: as the
+    weights' products take it and as the gradient of z), and the passes' sums of gx, gΔ, gẋ, dz and gc.
     """
     R: tl.constexpr = PC * NS
     EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
@@ -254,7 +242,7 @@ def states_back(
             store_step(LOGIT + k * (U * ot) + u * ot, gz, u, now, NS)
             if J > 0:
                 sum_onto(gz_own + rows + u * PC, gz, again, J, NS)
-            else:
+            elif TWICE:
                 store_step(GBIAS + k * (U * ot) + u * ot, gz, u, now, NS)
             sum_onto(gd_own + rows + u * PC, across(d_delta, PC, NS), again, J, NS)
             gv = vectors(1, R)[0]

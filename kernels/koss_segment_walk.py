@@ -14,7 +14,7 @@ in the caches: rows [G·C] of a step for φ's tiles, vectors [R] for the thread 
 import triton
 import triton.language as tl
 
-from ssrtrack.kernels.koss_math import BUCY, INTERPRETED, LOG2E, drive
+from ssrtrack.kernels.koss_math import BUCY, DISCRETE, INTERPRETED, LOG2E, advance, drive
 from ssrtrack.kernels.koss_rows import pile, unstack
 
 
@@ -39,20 +39,11 @@ def own_at(part, S, P, U, J, NI, PC, R):
 
 
 @triton.jit
-def power(z):
-    """2^z in one instruction: results below 1e-38 are 0, whose own digits would take three more."""
-    if INTERPRETED:
-        return tl.exp2(z)
-    else:
-        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [z], tl.float32, True, 1)
-
-
-@triton.jit
 def powers(rate, delta, NI: tl.constexpr):
     """E = e^{ΔA}."""
     out = ()
     for i in tl.static_range(NI):
-        out = out + (power(delta * (rate[i] * LOG2E)),)
+        out = out + (tl.exp2(delta * (rate[i] * LOG2E)),)
     return out
 
 
@@ -73,6 +64,18 @@ def driven(OP: tl.constexpr, x, slope, lead, HAS_LEAD: tl.constexpr):
         return tl.zeros_like(x)
     else:
         return x
+
+
+@triton.jit
+def advanced(OP: tl.constexpr, h, p, rate, delta, K, c, at, x, slope, v, NI: tl.constexpr):
+    """All states of a lane one step later."""
+    out = ()
+    for i in tl.static_range(NI):
+        if OP == DISCRETE:
+            out = out + (p[i] + K * (v - c[at + i] * p[i]),)
+        else:
+            out = out + (advance(OP, h[i], p[i], rate[i], delta, K, c[at + i], x, slope, v),)
+    return out
 
 
 @triton.jit
