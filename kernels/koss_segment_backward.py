@@ -151,26 +151,26 @@ def _backward(
                 xt, dt, ct, st, ot, U, NI, NS, PC,
             )  # fmt: skip
 
-        # And back, the last pass first.
+        # And back, the last pass first, which has a code of its own.
         carry = lam
         lam = vectors(NI, R)
-        for back in range(0, J + 1):
-            j = J - back
-            place = out + (zero + j) * op
-            carry, g_rate, g_lead = states_back(
-                OP, carry, rate, g_rate, lead, g_lead, x_at, d_at, c_at, s_at, g_at, K_own + j * TILE + pair,
-                h_own + j * BLOCKS, slope_own + (j + 1) * ROWS, de_own + pair, gx_own, gd_own, gs_own, gz_own, gc_own,
-                LOGIT + place + o_off, GBIAS + out + o_off, left, tl.minimum(zero + back, 1).to(tl.int32), HAS_SLOPE,
-                HAS_LEAD, TWICE, J, xt, dt, ct, st, gt, ot, U, NI, NS, PC,
-            )  # fmt: skip
-            lam, carry = plus(lam, carry, NI), vectors(NI, R)
-            tl.debug_barrier()
-            gz = load_rows(LOGIT + place, ob, ot, left, 0.0, G, C, P)
-            d_hidden = tl.dot(gz, tl.trans(w2), input_precision=DOT)
-            active = load_rows(HIDDEN + place, ob, ot, left, 0.0, G, C, P) > 0.0
-            d_hidden = operand(tl.where(active, d_hidden, 0.0), w1)
-            keep_tile(de_own, tl.dot(d_hidden, tl.trans(w1), input_precision=DOT), G, C, P)
-            tl.debug_barrier()
+        for before in tl.static_range(min(J, 1) + 1):
+            for j in range(J - before, -1 if before else J - 1, -1):
+                place = out + (zero + j) * op
+                carry, g_rate, g_lead = states_back(
+                    OP, carry, rate, g_rate, lead, g_lead, x_at, d_at, c_at, s_at, g_at, K_own + j * TILE + pair,
+                    h_own + j * BLOCKS, slope_own + (j + 1) * ROWS, de_own + pair, gx_own, gd_own, gs_own, gz_own,
+                    gc_own, LOGIT + place + o_off, GBIAS + out + o_off, left, before == 0, HAS_SLOPE, HAS_LEAD, TWICE,
+                    J, xt, dt, ct, st, gt, ot, U, NI, NS, PC,
+                )  # fmt: skip
+                lam, carry = plus(lam, carry, NI), vectors(NI, R)
+                tl.debug_barrier()
+                gz = load_rows(LOGIT + place, ob, ot, left, 0.0, G, C, P)
+                d_hidden = tl.dot(gz, tl.trans(w2), input_precision=DOT)
+                active = load_rows(HIDDEN + place, ob, ot, left, 0.0, G, C, P) > 0.0
+                d_hidden = operand(tl.where(active, d_hidden, 0.0), w1)
+                keep_tile(de_own, tl.dot(d_hidden, tl.trans(w1), input_precision=DOT), G, C, P)
+                tl.debug_barrier()
         if segment < count - 1:
             touch_rows(x_row, xb, xt, S, G, C, True)
             touch_rows(d_row, db, dt, S, G, C, True)

@@ -35,7 +35,6 @@ from ssrtrack.kernels.koss_segment_walk import (
     steps_of,
     store_pair,
     store_step,
-    there,
     times,
     weighed,
 )
@@ -153,24 +152,25 @@ def undone(OP: tl.constexpr, G, gr, h, p, E, A, delta, K, c, x, slope, v):
 
 
 @triton.jit
-def sum_onto(pointer, value, again, J: tl.constexpr, NS: tl.constexpr):
-    """A pass' part of what all passes give: added to what is there if one was there before (`again` is 1, else 0)."""
-    if J > 0:
-        value += tl.load(pointer, mask=there(pointer, 0, again), other=0.0)
+def sum_onto(pointer, value, LAST: tl.constexpr, NS: tl.constexpr):
+    """A pass' part of what all passes give; the last pass, which comes first, begins the sum."""
+    if not LAST:
+        value += tl.load(pointer)
     store_pair(pointer, value, NS)
 
 
 @triton.jit
 def states_back(
     OP: tl.constexpr, carry, rate, g_rate, lead, g_lead, x_at, d_at, c_at, s_at, g_at, K_own, h_own, slope_own, de_own,
-    gx_own, gd_own, gs_own, gz_own, gc_own, LOGIT, GBIAS, left, again, HAS_SLOPE: tl.constexpr, HAS_LEAD: tl.constexpr,
-    TWICE: tl.constexpr, J: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr, st: tl.constexpr,
-    gt: tl.constexpr, ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, PC: tl.constexpr,
+    gx_own, gd_own, gs_own, gz_own, gc_own, LOGIT, GBIAS, left, LAST: tl.constexpr, HAS_SLOPE: tl.constexpr,
+    HAS_LEAD: tl.constexpr, TWICE: tl.constexpr, J: tl.constexpr, xt: tl.constexpr, dt: tl.constexpr, ct: tl.constexpr,
+    st: tl.constexpr, gt: tl.constexpr, ot: tl.constexpr, U: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr,
+    PC: tl.constexpr,
 ):  # fmt: skip
     """A pass' states taken back, from ∂L/∂h after the segment to that before it.
 
-    The last pass is the one read out. Every other one (`again` = 1) made the innovations of the pass after it from its
-    own predictions, and de there is the product of `slope_own` and `de_own`. Left in memory: dz (`TWICE`: as the
+    The LAST pass is the one read out. Every other one made the innovations of the pass after it from its own
+    predictions, and de there is the product of `slope_own` and `de_own`. Left in memory: dz (`TWICE`: as the
     weights' products take it and as the gradient of z), and the passes' sums of gx, gΔ, gẋ, dz and gc.
     """
     R: tl.constexpr = PC * NS
@@ -184,11 +184,12 @@ def states_back(
         delta = steps_of(d_at + k * (U * dt), dt, now, U)
         c = reads_of(c_at + k * (U * ct), ct, now, U, NI, R)
         slope = slopes_of(s_at + k * (U * st), st, now, HAS_SLOPE, U, R)
-        gy = steps_of(g_at + k * (U * gt), gt, now * (1 - again), U)
         K = own_steps(K_own + rows, PC, U)
-        if J > 0:
-            g_read = reads_of(gc_own + k * (U * R * EVEN), R * EVEN, again * U, U, NI, R)
-            bend, de = steps_of(slope_own + rows, PC, again * U, U), steps_of(de_own + rows, PC, again * U, U)
+        if LAST:
+            gy = steps_of(g_at + k * (U * gt), gt, now, U)
+        else:
+            g_read = reads_of(gc_own + k * (U * R * EVEN), R * EVEN, U, U, NI, R)
+            bend, de = own_steps(slope_own + rows, PC, U), own_steps(de_own + rows, PC, U)
         h = kept(h_own + k * (R * EVEN), 0, 1, NI, R)
         states, grown, drives = h, (), ()
         for u in tl.static_range(U):
@@ -202,12 +203,12 @@ def states_back(
             total = vectors(1, R)[0]
             outer = ()
             for i in tl.static_range(NI):
-                outer = outer + (carry[i] + c[u * NI + i] * gy[u],)
+                outer = outer + (carry[i] + c[u * NI + i] * gy[u] if LAST else carry[i],)
                 if OP == KALMAN:
                     total += outer[i] * (K[u] * c[u * NI + i])
             if OP == KALMAN:
                 total = across(total, PC, NS)
-            if J > 0:
+            if not LAST:
                 d_e = de[u] * bend[u]
             onward, rates, row = (), (), ()
             for i in tl.static_range(NI):
@@ -217,15 +218,13 @@ def states_back(
                 a, q, b_K, b_c, b_x, b_slope, b_v, b_delta = undone(
                     OP, outer[i], total, before, p, E, rate[i], delta[u], K[u], cn, x[u], slope[u], drives[u]
                 )
-                read = states[(u + 1) * NI + i] * gy[u]
-                b_c = read if OP == EXACT else b_c + read
-                if J > 0:
+                if LAST:
+                    b_c += states[(u + 1) * NI + i] * gy[u]
+                else:
                     dp = -cn * d_e
                     a += E * dp
                     q += dp * p
-                    b_c -= p * d_e
-                if J > 0:
-                    b_c += g_read[u * NI + i]
+                    b_c += g_read[u * NI + i] - p * d_e
                 row = row + (b_c,)
                 onward, rates = onward + (a,), rates + (g_rate[i] + q * delta[u],)
                 b_delta = b_delta + q * rate[i] if OP == BUCY else q * rate[i]
@@ -241,22 +240,22 @@ def states_back(
             gz = across(d_K, PC, NS) * gain_slope(OP, K[u])
             store_step(LOGIT + k * (U * ot) + u * ot, gz, u, now, NS)
             if J > 0:
-                sum_onto(gz_own + rows + u * PC, gz, again, J, NS)
+                sum_onto(gz_own + rows + u * PC, gz, LAST, NS)
             elif TWICE:
                 store_step(GBIAS + k * (U * ot) + u * ot, gz, u, now, NS)
-            sum_onto(gd_own + rows + u * PC, across(d_delta, PC, NS), again, J, NS)
+            sum_onto(gd_own + rows + u * PC, across(d_delta, PC, NS), LAST, NS)
             gv = vectors(1, R)[0]
             if OP != BUCY or HAS_LEAD:
                 gv = across(d_v, PC, NS)
             gx = across(d_x, PC, NS) if OP == BUCY else gv
-            if J > 0:
+            if not LAST:
                 gx += d_e
-            sum_onto(gx_own + rows + u * PC, gx, again, J, NS)
+            sum_onto(gx_own + rows + u * PC, gx, LAST, NS)
             if OP == NEUMANN or OP == EXACT:
                 if HAS_SLOPE:
-                    sum_onto(gs_own + rows + u * PC, across(d_slope, PC, NS), again, J, NS)
+                    sum_onto(gs_own + rows + u * PC, across(d_slope, PC, NS), LAST, NS)
             elif HAS_LEAD:
-                sum_onto(gs_own + rows + u * PC, lead * gv, again, J, NS)
+                sum_onto(gs_own + rows + u * PC, lead * gv, LAST, NS)
                 g_lead += gv * slope[u]
     return carry, g_rate, g_lead
 
