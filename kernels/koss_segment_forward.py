@@ -17,6 +17,7 @@ import triton.language as tl
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 from ssrtrack.kernels.koss_math import CODES, gain, saturation
 from ssrtrack.kernels.koss_rows import stack, unstack
+from ssrtrack.kernels.koss_segment_ahead import fits, forward_ahead
 from ssrtrack.kernels.koss_segment_parts import (
     bounds,
     by_pair,
@@ -215,8 +216,13 @@ def forward(
     kept = given[8].new_empty((count if keep else 0, size.H, size.N, size.C))
     y = torch.empty_like(inputs.x, memory_format=torch.contiguous_format)
     final = torch.empty_like(given[8])
-    _forward[(size.B // tiles.G * size.H,)](
-        *given, y, final, kept, size.T, size.H, *strides, 0 if varlen else y.stride(0), y.stride(1),
-        given[4].stride(0), *final.stride()[:2], KEEP=keep, **settings(inputs, form, tiles),
-    )  # fmt: skip
+    places = (0 if varlen else y.stride(0), y.stride(1), given[4].stride(0), *final.stride()[:2])
+    known = settings(inputs, form, tiles)
+    kernel = _forward
+    if fits(tiles.G, size.C, tiles.NS, form.segment, tiles.warps):
+        kernel = forward_ahead
+        known["LOGNS"] = tiles.NS.bit_length() - 1
+        del known["LOG"], known["LOGP"]
+    grid = (size.B // tiles.G * size.H,)
+    kernel[grid](*given, y, final, kept, size.T, size.H, *strides, *places, KEEP=keep, **known)
     return y, final, (kept,) if keep else ()
