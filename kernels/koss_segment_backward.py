@@ -9,10 +9,10 @@ pass by pass, the last one first (λ = ∂L/∂h after the segment):
     innov.    gx += de,  dp = −c de,  gc −= p de; a refined pass hands E dp at t to the states at t − 1 of the pass
               before, the first one runs Q_t = dp_t + E_{t+1} Q_{t+1} back to λ of the segment before
 
-Registers, not arithmetic, are what it runs out of: each stage reads its inputs and computes its states again (a barrier
-between two stages keeps the compiler from finding that it has seen both before), and the weights' gradients, which
-would take as many registers as all else, are left to a kernel of their own. Passes are a loop, not unrolled: e and K of
-each lie in a few kilobytes of the program's own, and the compiler has one pass to deal with.
+Registers, not arithmetic, are what it runs out of, so a segment is walked through U steps at a time, in a loop
+(`koss_segment_stages`): forward for e and for the states, of which every U-th is kept, back with U steps' states made
+again. What stages hand to one another lies in the program's own kilobytes of memory, as do K and ds/de of each pass;
+the weights' gradients, which would take as many registers as all else, are left to a kernel of their own.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
@@ -197,8 +197,14 @@ def _backward(
 
 
 def tiling_back(inputs: LoopInputs) -> Tiling:
-    """As forward, with the loop's loads not taken ahead: each stage reads what the one before has left in the cache."""
-    return tiling(inputs)._replace(stages=1)
+    """As forward, a thread for every pair and lane; as many steps at a time as the registers hold states of."""
+    size, tiles = shape_of(inputs), tiling(inputs)
+    NS = tiles.NS
+    while size.C * NS > 256 and NS > 1:
+        NS //= 2
+    NI = size.N // NS
+    warps = max(1, tiles.G * size.C * NS // 32)
+    return Tiling(tiles.G, NS, warps, 1, 4 if NI <= 4 else 2 if NI <= 8 else 1)
 
 
 def backward(

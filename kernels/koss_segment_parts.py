@@ -29,15 +29,6 @@ def zeros(count: tl.constexpr, PC: tl.constexpr, R: tl.constexpr):
 
 
 @triton.jit
-def take(tiles, at: tl.constexpr, count: tl.constexpr):
-    """tiles[at … at + count]."""
-    out = ()
-    for i in tl.static_range(count):
-        out = out + (tiles[at + i],)
-    return out
-
-
-@triton.jit
 def load_tile(pointer, offset, stride, left, other, P: tl.constexpr):
     """P rows from `pointer` + `offset` [G·C] on as [G·C, P] in float32; `other` where fewer than that are `left`."""
     t = tl.arange(0, P)[None, :]
@@ -69,15 +60,8 @@ def load_rows(pointer, apart, stride, left, other, G: tl.constexpr, C: tl.conste
 
 @triton.jit
 def keep_tile(pointer, tile, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
-    """Rows [P·G, C] to a program's own memory, for `own_tile` and a walk; a barrier has to lie between."""
+    """Rows [P·G, C] to a program's own memory, for a walk through their steps; a barrier has to lie between."""
     tl.store(pointer + tl.arange(0, P * G)[:, None] * C + tl.arange(0, C)[None, :], tile)
-
-
-@triton.jit
-def own_tile(pointer, left, G: tl.constexpr, C: tl.constexpr, P: tl.constexpr):
-    """The opposite, 0 past the rows that are `left`."""
-    row = tl.arange(0, P * G)[:, None]
-    return tl.load(pointer + (row * C + tl.arange(0, C)[None, :]), mask=row // G < left, other=0.0)
 
 
 @triton.jit

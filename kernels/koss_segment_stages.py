@@ -17,6 +17,7 @@ from ssrtrack.kernels.koss_math import (
     DISCRETE,
     EXACT,
     KALMAN,
+    LOG2E,
     NEUMANN,
     gain_slope,
     retreat,
@@ -214,7 +215,7 @@ def states_back(
             for i in tl.static_range(NI):
                 cn = c[u * NI + i]
                 before, p = states[u * NI + i], grown[u * NI + i]
-                E = power_again(rate[i], delta[u])
+                E = tl.exp2(delta[u] * (rate[i] * LOG2E))
                 a, q, b_K, b_c, b_x, b_slope, b_v, b_delta = undone(
                     OP, outer[i], total, before, p, E, rate[i], delta[u], K[u], cn, x[u], slope[u], drives[u]
                 )
@@ -258,12 +259,6 @@ def states_back(
                 sum_onto(gs_own + rows + u * PC, lead * gv, LAST, NS)
                 g_lead += gv * slope[u]
     return carry, g_rate, g_lead
-
-
-@triton.jit
-def power_again(rate, delta):
-    """E a second time: the compiler has it still, or makes it again where registers are short."""
-    return powers((rate,), delta, 1)[0]
 
 
 @triton.jit
@@ -312,7 +307,7 @@ def innovations_back(
                     dp = later[i] - c[u * NI + i] * d_e
                     q = dp * p
                     row = row + (g_read[u * NI + i] - p * d_e,)
-                    onward = onward + (power_again(rate[i], delta[u]) * dp,)
+                    onward = onward + (tl.exp2(delta[u] * (rate[i] * LOG2E)) * dp,)
                     rates = rates + (g_rate[i] + q * delta[u],)
                     part += q * rate[i]
                 keep(gc_own + k * (U * R * EVEN) + u * (R * EVEN), row, NI, R)
