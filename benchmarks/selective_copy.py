@@ -91,7 +91,7 @@ def summarised(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for (model, lr, *_), some in alike.items():
             sign = 1.0 if TRIALS[task].least else -1.0
             cost = {r["lr"]: sign * r["score"] for r in tunings(task, model, good)}
-            if lr in cost and min(cost, key=lambda rate: cost[rate]) != lr:
+            if lr in cost and min(sorted(cost), key=lambda rate: cost[rate]) != lr:
                 continue  # trained before a better rate was tried
             rows.append({"task": task, "model": model} | _row(some, line, sorted(cost)))
     return rows
