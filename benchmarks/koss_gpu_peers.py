@@ -63,7 +63,9 @@ def eager(inputs: LoopInputs, form: LoopForm) -> tuple[Tensor, Tensor]:
         return koss_torch.forward(inputs, form)
     w1, w2 = inputs.w1.bfloat16(), inputs.w2.bfloat16()  # once, as the fused kernel has them
 
-    def gain(e: Tensor, bias: Tensor, _1: Tensor, b1: Tensor, _2: Tensor, operator: str = "discrete") -> Tensor:
+    def gain(
+        e: Tensor, bias: Tensor, _1: Tensor, b1: Tensor, _2: Tensor, operator: str = "discrete", _: Tensor | None = None
+    ) -> Tensor:
         square = e * e
         z = _logit(square / (1.0 + square), w1, b1, w2, torch.bfloat16) + bias
         return functional.softplus(z, threshold=1e4) if operator == "bucy" else torch.sigmoid(z)

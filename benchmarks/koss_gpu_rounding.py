@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from ssrtrack.kernels import koss_torch
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
+from ssrtrack.kernels.koss_operators import gate_input
 
 Tensor = torch.Tensor
 
@@ -47,9 +48,11 @@ def as_multiplied(
     Adds to `nearest` how near 0 a hidden unit came.
     """
 
-    def gain(e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, operator: str = "discrete") -> Tensor:
-        s = (e * e / (1.0 + e * e)).reshape(-1, *b1.shape).transpose(0, 1)
-        sums = product(s, w1, rough) + b1[:, None]
+    def gain(
+        e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, operator: str = "discrete",
+        prediction: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        sums = product(gate_input(e, w1, prediction), w1, rough) + b1[:, None]
         if nearest is not None:
             nearest.append(float(sums.detach().abs().min()))
         z = product(torch.relu(sums), w2, rough).transpose(0, 1).reshape(e.shape) + bias

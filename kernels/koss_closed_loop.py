@@ -16,7 +16,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ssrtrack.kernels import koss_cpu, koss_torch
-from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
+from ssrtrack.kernels.koss_form import LoopForm, LoopInputs, sees_prediction
 from ssrtrack.kernels.koss_torch import state_dtype
 
 Tensor = torch.Tensor
@@ -35,7 +35,8 @@ def koss_closed_loop(
 
     For each segment of S steps, from the state h before it, J + 1 times: predictions p_t = e^{Δ_t A} p_{t−1} (open-loop
     at first, then from the states just found), innovations e_t = x_t − c_t·p_t, gains
-    K_t = σ(W2ᵀ relu(W1ᵀ s_t + b1) + z_t) with s = e²/(1 + e²), states by the operator; then y_t = c_t·h_t.
+    K_t = σ(W2ᵀ relu(W1ᵀ s_t + b1) + z_t) with s = e²/(1 + e²), states by the operator; then y_t = c_t·h_t. With a w1 of
+    2C rows, [W1; W_p], the gain sees what the state carries too: relu(W1ᵀ s_t + W_pᵀ (c_t·p_t) + b1).
 
     Args:
         inputs: shapes and units as in `LoopInputs`; x, delta, read, bias and slope in float32, bfloat16, float16 or
@@ -45,7 +46,8 @@ def koss_closed_loop(
         backend: "triton" (a CUDA device; a CPU in Triton's interpreter only), "numba" (a CPU; `discrete`, S = 1, no
             slope, no offsets, x not float64), "torch" (everything). None: on a CUDA device triton where its kernels
             have the form (heads of 16, 32, 64 or 128 channels, up to 16 states, segments of 1 to 32 steps that are a
-            power of two, x not float64), on a CPU numba where it has it and there is enough work, else torch.
+            power of two, x not float64; with a w1 of 2C rows segments of 1 step), on a CPU numba where it has it and
+            there is enough work, else torch.
 
     Returns:
         y (B, T, D) in x's precision and the state after each sequence's last step (B, N, D) in the state's;
@@ -53,8 +55,8 @@ def koss_closed_loop(
 
     Raises:
         ValueError: a tensor's shape, precision or device does not fit the others; offsets do not part the steps; a lead
-            without a slope or an operator that reads it; `exact` without a slope; a backend that is none, or has no
-            kernel for this form.
+            without a slope or an operator that reads it; `exact` without a slope; a w1 of 2C rows where `innovate` is
+            False; a backend that is none, or has no kernel for this form.
     """
     form = LoopForm() if form is None else form
     _check(inputs, form)
@@ -104,7 +106,7 @@ def _check(inputs: LoopInputs, form: LoopForm) -> None:
         "start": (sequences, N, D),
         "read": (B, T, N),
         "rate": (N, D),
-        "w1": (H, C, C),
+        "w1": (H, 2 * C if inputs.w1.shape[1:2] == (2 * C,) else C, C),
         "w2": (H, C, C),
         "lead": (D,),
         **dict.fromkeys(("delta", "bias", "slope"), (B, T, D)),
@@ -122,7 +124,13 @@ def _check(inputs: LoopInputs, form: LoopForm) -> None:
             raise ValueError(
                 f"{name} has the shape {tuple(v.shape)}, expected {shapes[name]} beside x {tuple(x.shape)} (B, T, D), "
                 f"{N} states and {H} heads of {C} channels"
+                + (f"; or {(H, 2 * C, C)}, for a gain that also sees the prediction" if name == "w1" else "")
             )
+    if sees_prediction(inputs.w1) and not form.innovate:
+        raise ValueError(
+            f"w1 {tuple(inputs.w1.shape)} has rows for the prediction, which a gain with innovate=False does not see: "
+            f"give {(H, C, C)}, or innovate=True"
+        )
     _check_slope(inputs, form)
     if inputs.offsets is not None:
         _check_offsets(inputs.offsets, sequences, tuple(x.shape))
@@ -185,7 +193,8 @@ def _triton_refusal(inputs: LoopInputs, form: LoopForm) -> str | None:
         return "Triton is not installed"
     (H, C), N = inputs.b1.shape, inputs.start.shape[1]
     if not kernels[0].supported(inputs, form):
-        return f"{form} with {H} heads of {C} channels and {N} states"
+        seen = " and a gain that sees the prediction" if sees_prediction(inputs.w1) else ""
+        return f"{form} with {H} heads of {C} channels and {N} states{seen}"
     return None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
+from ssrtrack.kernels.koss_form import LoopForm, LoopInputs, sees_prediction
 
 Tensor = torch.Tensor
 CHUNK = 1 << 22  # values of e^{ΔA} at once, where nothing is kept for a gradient: 16 MiB
@@ -21,6 +21,8 @@ def refusal(inputs: LoopInputs, form: LoopForm) -> str | None:
         return f"{form} is not the operator discrete with segment 1 and innovations"
     if inputs.slope is not None or inputs.offsets is not None:
         return "there is a slope or there are offsets"
+    if sees_prediction(inputs.w1):
+        return "its gain sees the prediction"
     return None
 
 

@@ -1,6 +1,11 @@
 """What a KOSS loop is given and how it runs: the operators' names and the inputs with their shapes.
 
 Letters as in arXiv 2512.16723: B sequences of T steps, D = H·C channels in H heads of C, N states a channel.
+
+What closes the loop, head by head, from the prediction ŷ⁻ = Σ_n c_n p_n and the innovation e = x − ŷ⁻ of a step:
+
+    K = σ(W2ᵀ relu(W1ᵀ s + b1) + z),  s = e²/(1 + e²)                 (w1 of C rows: the paper's)
+    K = σ(W2ᵀ relu(W1ᵀ s + W_pᵀ ŷ⁻ + b1) + z)                         (w1 of 2C rows, [W1; W_p]: an extension)
 """
 
 from dataclasses import dataclass
@@ -38,7 +43,9 @@ class LoopInputs(NamedTuple):
     """All tensors of a loop, time second; channels lie side by side in memory, other strides are free.
 
     x, delta, bias (B, T, D): input, step length Δ ≥ 0, the gain's logit z without φ (CLOSED: no input).
-    read c (B, T, N), shared by the channels. rate A < 0 (N, D). w1, b1, w2 (H, C, C), (H, C), (H, C, C): the gain's φ.
+    read c (B, T, N), shared by the channels. rate A < 0 (N, D). w1, b1, w2 (H, C or 2C, C), (H, C), (H, C, C): the
+    gain's φ. Rows of w1 beyond C multiply the prediction ŷ⁻ = c·p, each pass of a segment its own; with `innovate`
+    False there is none to see, and w1 has C.
     start (B, N, D): the state before the first step, float32 or float64. slope ẋ (B, T, D) or None (0): the input's
     derivative per sample; `exact` needs x_t − x_{t−1} here. lead τ (D,) or None (0): weight of ẋ in `discrete`,
     `kalman` and `bucy`. offsets (B + 1,) int32 or None: sequences of unequal length lie one after another in
@@ -57,3 +64,8 @@ class LoopInputs(NamedTuple):
     slope: Tensor | None = None
     lead: Tensor | None = None
     offsets: Tensor | None = None
+
+
+def sees_prediction(w1: Tensor) -> bool:
+    """Whether the gain's φ sees the prediction beside the innovation: w1 has 2C rows, not C."""
+    return w1.shape[-2] == 2 * w1.shape[-1]

@@ -10,7 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from ssrtrack.kernels.koss_form import OPERATORS
+from ssrtrack.kernels.koss_form import OPERATORS, sees_prediction
 
 Tensor = torch.Tensor
 DIAGONAL = tuple(name for name in OPERATORS if name != "kalman")
@@ -30,7 +30,10 @@ def phi1(z: Tensor) -> Tensor:
     return torch.where(small, series, torch.expm1(far) / far)
 
 
-def innovation_gain(e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, operator: str = "discrete") -> Tensor:
+def innovation_gain(
+    e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, operator: str = "discrete",
+    prediction: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """K (…, D) = σ(W2ᵀ relu(W1ᵀ s + b1) + z), s = e²/(1 + e²), in H heads of C channels (D = H·C).
 
     s is the gain 1 − R/S of a scalar filter with C P Cᵀ estimated by e² and R = 1 (`InnovationGain` of the paper,
@@ -38,15 +41,32 @@ def innovation_gain(e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor,
 
     Args:
         e: innovation (…, D). bias: z (…, D), CLOSED where there is no input: K = 0 with no gradient.
-        w1, b1, w2: (H, C, C), (H, C), (H, C, C), used as s W1 and hidden W2.
+        w1, b1, w2: (H, C or 2C, C), (H, C), (H, C, C), used as s W1, or [s, ŷ⁻] w1, and hidden W2.
+        prediction: ŷ⁻ = c·p (…, D), which a w1 of C rows does not look at.
+
+    Raises:
+        ValueError: w1 has 2C rows and there is no prediction.
     """
-    square = e * e
-    heads, channels = b1.shape
-    s = (square / (1.0 + square)).reshape(-1, heads, channels).transpose(0, 1)
-    hidden = torch.relu(torch.baddbmm(b1[:, None], s, w1))
+    hidden = torch.relu(torch.baddbmm(b1[:, None], gate_input(e, w1, prediction), w1))
     z = torch.bmm(hidden, w2).transpose(0, 1).reshape(e.shape) + bias
     # softplus is log(1 + e^z) without the linear short cut, whose gradient jumps.
     return functional.softplus(z, threshold=1e4) if operator == "bucy" else torch.sigmoid(z)
+
+
+def gate_input(e: Tensor, w1: Tensor, prediction: Tensor | None = None) -> Tensor:
+    """What φ sees, (H, steps, C or 2C) as w1 (H, C or 2C, C) asks: s of all e (…, D), and beside it ŷ⁻ (…, D).
+
+    Raises:
+        ValueError: as for `innovation_gain`.
+    """
+    square = e * e
+    heads, _, channels = w1.shape
+    s = (square / (1.0 + square)).reshape(-1, heads, channels).transpose(0, 1)
+    if not sees_prediction(w1):
+        return s
+    if prediction is None:
+        raise ValueError(f"w1 {tuple(w1.shape)} has rows for the prediction: give the prediction c·p beside e")
+    return torch.cat([s, prediction.reshape(-1, heads, channels).transpose(0, 1)], 2)
 
 
 def transition(delta: Tensor, rate: Tensor) -> Tensor:

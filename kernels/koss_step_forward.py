@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
+from ssrtrack.kernels.koss_form import LoopForm, LoopInputs, sees_prediction
 from ssrtrack.kernels.koss_math import CODES, KALMAN, LOG2E, advance, drive, gain, saturation
 
 Tensor = torch.Tensor
@@ -265,6 +265,7 @@ def supported(inputs: LoopInputs, form: LoopForm) -> bool:
     wide = [part for part in (inputs.x, inputs.delta, inputs.bias, inputs.slope) if part is not None]
     return (
         form.segment == 1
+        and not sees_prediction(inputs.w1)
         and inputs.b1.shape[1] in (WIDTHS if inputs.x.dtype == torch.bfloat16 else WIDTHS[:-1])
         and inputs.start.shape[1] <= STATES
         and all(part.dtype in (torch.float32, torch.bfloat16, torch.float16) for part in tensors)

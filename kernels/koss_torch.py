@@ -81,8 +81,8 @@ def _run(segment: _Segment, full: LoopInputs, h: Tensor, form: LoopForm) -> Tens
 
 def _closed(segment: _Segment, p: Tensor, E: Tensor, full: LoopInputs, h: Tensor, operator: str) -> Tensor:
     """States from the gains of the innovations that the predictions p (B, S, N, D) leave."""
-    e = segment.x - _read(segment.read, p)
-    K = innovation_gain(e, segment.bias, full.w1, full.b1, full.w2, operator)
+    predicted = _read(segment.read, p)
+    K = innovation_gain(segment.x - predicted, segment.bias, full.w1, full.b1, full.w2, operator, predicted)
     return _update(segment, K, E, full, h, operator)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
+from ssrtrack.kernels.koss_form import LoopForm, LoopInputs, sees_prediction
 from ssrtrack.kernels.linalg import psd_log_density, psd_solve
 
 Array = NDArray[Any]
@@ -105,16 +105,21 @@ def imm_estimate(log_mu: Array, x: Array, P: Array) -> tuple[Array, Array]:
     return mean, sum(mu[j] * (P[j] + np.outer(x[j] - mean, x[j] - mean)) for j in models)
 
 
-def koss_gain(e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, operator: str) -> Tensor:
+def koss_gain(
+    e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, operator: str, prediction: Tensor | None = None
+) -> Tensor:
     """K (D,) of one step from its innovation e (D,): K = σ(W2ᵀ relu(W1ᵀ s + b1) + z), s = e²/(1 + e²), head by head.
 
     s is the gain 1 − R/S of a scalar filter with C P Cᵀ estimated by e² and R = 1. `bucy`, whose gain has no upper
-    limit, takes softplus in place of σ.
+    limit, takes softplus in place of σ. A w1 of 2C rows multiplies s and below it the prediction ŷ⁻ (D,).
     """
     s = (e * e / (1.0 + e * e)).reshape(w1.shape[0], -1)
     logit = torch.empty_like(s) * 0.0
     for head in range(w1.shape[0]):
-        hidden = torch.relu(s[head] @ w1[head] + b1[head])
+        told = s[head]
+        if prediction is not None and sees_prediction(w1):
+            told = torch.cat([told, prediction.reshape(s.shape)[head]])
+        hidden = torch.relu(told @ w1[head] + b1[head])
         logit = logit.index_put((torch.tensor(head),), hidden @ w2[head])
     z = logit.reshape(-1) + bias
     return torch.nn.functional.softplus(z, threshold=1e4) if operator == "bucy" else torch.sigmoid(z)
@@ -156,7 +161,8 @@ def koss_loop(inputs: LoopInputs, form: LoopForm) -> tuple[Tensor, Tensor]:
     """y (T, D) and the last state (N, D) of one sequence: every tensor of `inputs` without its leading B.
 
     Segments of S steps from the carried state: predictions p_t = e^{Δ_t A} p_{t−1} open-loop, innovations
-    e_t = x_t − c_t·p_t, gains, states, and for each further pass predictions again from the states just found.
+    e_t = x_t − c_t·p_t, gains, states, and for each further pass predictions again from the states just found. A gain
+    that sees the prediction c_t·p_t sees that of its own pass, as the innovation does.
     """
     x, delta, read, bias, rate, w1, b1, w2, h, slope, lead, _ = inputs
     slope = torch.zeros_like(x) if slope is None else slope
@@ -174,8 +180,9 @@ def koss_loop(inputs: LoopInputs, form: LoopForm) -> tuple[Tensor, Tensor]:
                 predictions = [torch.exp(delta[t] * rate) * g for t, g in zip(steps, [h, *states[:-1]], strict=True)]
             states, g = [], h
             for t, p in zip(steps, predictions, strict=True):
-                e = x[t] - (read[t][:, None] * p).sum(0) if form.innovate else x[t]
-                K = koss_gain(e, bias[t], w1, b1, w2, form.operator)
+                predicted = (read[t][:, None] * p).sum(0)
+                e = x[t] - predicted if form.innovate else x[t]
+                K = koss_gain(e, bias[t], w1, b1, w2, form.operator, predicted)
                 g = koss_update(form.operator, g, x[t], slope[t], v[t], K, read[t], delta[t], rate)
                 states.append(g)
         out += [(read[t][:, None] * g).sum(0) for t, g in zip(steps, states, strict=True)]

@@ -44,7 +44,8 @@ class Case:
     """One row.
 
     lengths: of sequences packed one after another, in place of B × T. time_first: views of (T, B, …) tensors.
-    mixed: x and slope in `dtype`, what steers the loop in float32, as a layer's autocast leaves them.
+    mixed: x and slope in `dtype`, what steers the loop in float32, as a layer's autocast leaves them. seen: the gain
+    sees the prediction too.
     """
 
     operator: str = "discrete"
@@ -64,6 +65,7 @@ class Case:
     innovate: bool = True
     time_first: bool = False
     mixed: bool = False
+    seen: bool = False
 
     @property
     def form(self) -> LoopForm:
@@ -103,7 +105,25 @@ CASES: dict[str, Case] = {
     "exact segments": Case("exact", T=6, S=4, J=1, slope=True, time_first=True),
     "bucy segments": Case("bucy", T=5, B=1, S=2, J=1, slope=True, lead=True),
     "16 states, 32 steps a segment": Case(T=31, S=32, N=16, B=1, start=False),
+    "prediction seen": Case(T=9, B=3, mask=True, seen=True),
+    "prediction seen, two heads": Case(T=5, H=2, N=3, slope=True, lead=True, time_first=True, seen=True),
+    "prediction seen by numba's two heads": Case(T=4, B=35, H=2, N=2, mask=True, seen=True),
+    "prediction seen, packed": Case(lengths=(3, 1, 5), N=2, mask=True, seen=True),
+    "prediction seen, bf16": Case(T=7, dtype="bfloat16", mask=True, seen=True),
+    "prediction seen, float16": Case(lengths=(3, 1, 2), dtype="float16", mask=True, N=2, seen=True),
+    "prediction seen, neumann": Case("neumann", T=5, N=2, slope=True, mask=True, seen=True),
+    "prediction seen, kalman": Case("kalman", T=6, slope=True, lead=True, mask=True, seen=True),
+    "prediction seen, exact": Case("exact", T=5, slope=True, N=3, mask=True, seen=True),
+    "prediction seen, bucy": Case("bucy", T=5, mask=True, N=2, seen=True),
+    "prediction seen, segments": Case(T=8, B=1, S=4, H=2, seen=True),
+    "prediction seen, segments refined": Case(T=6, S=4, J=2, N=2, mask=True, seen=True),
+    "prediction seen, packed segments": Case(lengths=(6, 1, 4), S=4, J=1, N=2, seen=True),
+    "prediction seen, kalman segments": Case("kalman", T=6, B=1, S=4, J=1, mask=True, seen=True),
 }
+
+
+# The rows that the Triton kernels take.
+FUSED = {name: case for name, case in CASES.items() if not case.seen}
 
 
 def on_a_card(case: Case) -> Case:
@@ -130,6 +150,7 @@ def inputs_of(case: Case, seed: int = 0) -> LoopInputs:
     def uniform(*shape: int, dtype: torch.dtype = state) -> Tensor:
         return torch.rand(*shape, dtype=torch.float64, generator=g).to(dtype)
 
+    rows_seen = 2 * case.C if case.seen else case.C
     x, bias = normal(rows, T, D, dtype=full), normal(rows, T, D, dtype=steering) - 1.0
     if case.mask:
         missing = uniform(rows, T) < 0.3
@@ -144,7 +165,7 @@ def inputs_of(case: Case, seed: int = 0) -> LoopInputs:
         read=read,
         bias=bias,
         rate=-0.05 - 2.0 * uniform(case.N, D),
-        w1=normal(case.H, case.C, case.C, scale=(2.0 / case.C) ** 0.5),
+        w1=normal(case.H, rows_seen, case.C, scale=(2.0 / rows_seen) ** 0.5),
         b1=normal(case.H, case.C, scale=0.3),
         w2=normal(case.H, case.C, case.C, scale=case.C**-0.5),
         start=normal(B, case.N, D) * float(case.start),

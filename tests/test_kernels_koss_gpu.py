@@ -17,6 +17,7 @@ from ssrtrack.kernels.koss_closed_loop import koss_closed_loop
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 from tests.koss_cases import (
     CASES,
+    FUSED,
     NEAR,
     NEAR_ROUNDED,
     Case,
@@ -50,7 +51,7 @@ MORE: dict[str, Case] = {
     "long": Case(T=1030, B=1, C=64, S=16, J=1, mask=True),
     "long, step by step": Case(T=1030, B=2, C=64, N=2, mask=True),
 }
-ROWS = {name: on_a_card(case) for name, case in CASES.items() if case.N * case.S <= 256} | MORE
+ROWS = {name: on_a_card(case) for name, case in FUSED.items() if case.N * case.S <= 256} | MORE
 # Where nothing is kept for a gradient, another kernel runs.
 PLAIN = ("odd", "packed", "bf16", "odd segments, two heads", "refined", "bf16 segments")
 triton = partial(koss_closed_loop, backend="triton")

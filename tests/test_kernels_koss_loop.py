@@ -14,10 +14,14 @@ from ssrtrack.kernels import koss_cpu, koss_torch
 from ssrtrack.kernels.koss_closed_loop import koss_closed_loop
 from ssrtrack.kernels.koss_form import OPERATORS, LoopForm, LoopInputs
 from ssrtrack.kernels.reference import koss_loop
-from tests.koss_cases import CASES, NEAR, Case, answers, doubled, expected, gap, inputs_of, reference, worst
+from tests.koss_cases import CASES, FUSED, NEAR, Case, answers, doubled, expected, gap, inputs_of, reference, worst
 
 Tensor = torch.Tensor
 COMPILED = [name for name, case in CASES.items() if not koss_cpu.refusal(inputs_of(case), case.form)]
+
+
+# Where nothing is kept for a gradient, another kernel runs.
+PLAIN = ("one step", "odd", "packed", "refined", "packed segments", "prediction seen, packed")
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +100,9 @@ def test_numba_gives_the_references_outputs_and_gradients(
 
 
 @pytest.mark.usefixtures("poisoned", "interpreted")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FUSED)
 def test_triton_gives_the_references_outputs_and_gradients(name: str) -> None:
-    assert_answers(name, "triton", plain=name in ("one step", "odd", "packed", "refined", "packed segments"))
+    assert_answers(name, "triton", plain=name in PLAIN)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -107,12 +111,14 @@ def test_torch_in_float64_is_the_reference_to_rounding(name: str) -> None:
     assert found <= NEAR["float64"], where
 
 
-@pytest.mark.parametrize("segment, passes", [(1, 0), (2, 1)])
+@pytest.mark.parametrize("segment, passes, seen", [(1, 0, False), (2, 1, False), (2, 1, True)])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_the_references_gradient_is_that_of_finite_differences(operator: str, segment: int, passes: int) -> None:
+def test_the_references_gradient_is_that_of_finite_differences(
+    operator: str, segment: int, passes: int, seen: bool
+) -> None:
     """What every gradient is compared with rests on autograd, and on the formulas being smooth."""
     led = operator in ("discrete", "kalman", "bucy")
-    case = Case(operator, B=1, T=3, C=2, N=2, S=segment, J=passes, dtype="float64", slope=True, lead=led)
+    case = Case(operator, B=1, T=3, C=2, N=2, S=segment, J=passes, dtype="float64", slope=True, lead=led, seen=seen)
     inputs = inputs_of(case)
     one = LoopInputs(*(v[0] if name in ("x", "delta", "read", "bias", "slope", "start") else v
                        for name, v in inputs._asdict().items()))  # fmt: skip
@@ -183,6 +189,18 @@ FAULTS: dict[str, tuple[dict[str, Any], LoopForm, str]] = {
     "a matrix transposed": ({"rate": torch.zeros(16, 4)}, LoopForm(), r"rate.*expected \(4, 16\)"),
     "integers": ({"x": torch.zeros(2, 7, 16, dtype=torch.int32)}, LoopForm(), "x is torch.int32, expected one of"),
     "another device": ({"bias": torch.zeros(2, 7, 16, device="meta")}, LoopForm(), "bias is on meta and x on cpu"),
+    "w1 of three parts": (
+        {"w1": torch.zeros(1, 48, 16)},
+        LoopForm(),
+        r"w1 has the shape \(1, 48, 16\), expected \(1, 16, 16\).*or \(1, 32, 16\), for a gain that also sees",
+    ),
+    "w1 flat": ({"w1": torch.zeros(32)}, LoopForm(), r"w1 has the shape \(32,\), expected \(1, 16, 16\)"),
+    "w1 of no head": ({"w1": torch.zeros(32, 16)}, LoopForm(), r"w1 has the shape \(32, 16\), expected \(1, 16, 16\)"),
+    "no prediction to see": (
+        {"w1": torch.zeros(1, 32, 16)},
+        LoopForm(innovate=False),
+        r"w1 \(1, 32, 16\) has rows for the prediction.*innovate=False does not see: give \(1, 16, 16\)",
+    ),
     "exact without a slope": ({}, LoopForm("exact"), "exact looks back .* give x_t − x_.t−1. as slope"),
     "lead without a slope": ({"lead": torch.zeros(16)}, LoopForm(), "lead weighs the slope, and there is none"),
     "lead unread": (
@@ -219,6 +237,7 @@ def test_offsets_that_do_not_part_the_steps_are_refused(offsets: list[int]) -> N
         ("numba", Case(slope=True, lead=True), "there is a slope"),
         ("triton", Case(dtype="float64"), "x is float64|not on a CUDA device"),
         ("triton", Case(C=12), "heads of 12 channels|not on a CUDA device"),
+        ("triton", Case(S=4, seen=True), "a gain that sees the prediction|not on a CUDA device"),
     ],
 )
 def test_a_backend_without_the_form_is_refused(backend: str, case: Case, words: str) -> None:

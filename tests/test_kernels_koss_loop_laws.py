@@ -46,14 +46,15 @@ def near(got: Tensor, want: Tensor) -> None:
     operator=st.sampled_from(OPERATORS),
     segment=st.sampled_from([1, 2, 5]),
     passes=st.integers(0, 2),
+    seen=st.booleans(),
     seed=st.integers(0, 99),
     data=st.data(),
 )
 @settings(max_examples=25)
 def test_a_loop_cut_between_segments_is_the_whole(
-    operator: str, segment: int, passes: int, seed: int, data: st.DataObject
+    operator: str, segment: int, passes: int, seen: bool, seed: int, data: st.DataObject
 ) -> None:
-    row = case(operator, T=13, S=segment, J=passes)
+    row = case(operator, T=13, S=segment, J=passes, seen=seen)
     inputs, cut = inputs_of(row, seed), segment * data.draw(st.integers(1, 12 // segment))
     whole, last = koss_closed_loop(inputs, row.form)
     first, between = koss_closed_loop(steps(inputs, slice(cut)), row.form)
@@ -69,10 +70,11 @@ def test_one_step_a_segment_needs_no_further_pass(operator: str) -> None:
     assert torch.equal(once[0], again[0])
 
 
+@pytest.mark.parametrize("seen", [False, True])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_passes_less_one_than_steps_make_a_segment_exact(operator: str) -> None:
+def test_passes_less_one_than_steps_make_a_segment_exact(operator: str, seen: bool) -> None:
     """And each pass has one step more right, as Picard's iteration has."""
-    inputs = inputs_of(case(operator, T=10))
+    inputs = inputs_of(case(operator, T=10, seen=seen))
     exact, last = koss_closed_loop(inputs, LoopForm(operator))
     for segment in (2, 5, 10):
         y, end = koss_closed_loop(inputs, LoopForm(operator, segment, segment - 1))
@@ -127,8 +129,9 @@ def test_sequences_know_nothing_of_each_other(operator: str) -> None:
     near(koss_closed_loop(inputs._replace(**packed, offsets=offsets), row.form)[0], y.flatten(0, 1)[None])
 
 
-def test_heads_know_nothing_of_each_other_but_the_readout() -> None:
-    row = case("discrete", H=2, T=7, S=4, J=1)
+@pytest.mark.parametrize("seen", [False, True])
+def test_heads_know_nothing_of_each_other_but_the_readout(seen: bool) -> None:
+    row = case("discrete", H=2, T=7, S=4, J=1, seen=seen)
     inputs = inputs_of(row)
     y, _ = koss_closed_loop(inputs, row.form)
     for head, of in enumerate((slice(0, 4), slice(4, 8))):
@@ -137,10 +140,11 @@ def test_heads_know_nothing_of_each_other_but_the_readout() -> None:
         near(koss_closed_loop(inputs._replace(**alone), row.form)[0], y[..., of])
 
 
+@pytest.mark.parametrize("seen", [False, True])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_the_future_has_no_part_in_the_past(operator: str) -> None:
+def test_the_future_has_no_part_in_the_past(operator: str, seen: bool) -> None:
     """Exactly none, inside a segment too, in every pass."""
-    row = case(operator, T=8, S=4, J=2)
+    row = case(operator, T=8, S=4, J=2, seen=seen)
     inputs = inputs_of(row)
     y, _ = koss_closed_loop(inputs, row.form)
     later = inputs._replace(x=inputs.x.clone(), slope=None if inputs.slope is None else inputs.slope.clone())
@@ -245,15 +249,32 @@ def test_segment_scan_takes_zeros_and_has_the_right_gradient() -> None:
     assert torch.autograd.gradcheck(segment_scan, [v.requires_grad_() for v in (a, u, h)])
 
 
+@pytest.mark.parametrize("seen", [False, True])
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_gains_are_the_references_and_closed_where_nothing_came(operator: str) -> None:
-    inputs = inputs_of(case(operator, T=2, H=2))
+def test_gains_are_the_references_and_closed_where_nothing_came(operator: str, seen: bool) -> None:
+    inputs = inputs_of(case(operator, T=2, H=2, seen=seen))
     inputs.bias[:, 1] = CLOSED
-    bias = inputs.bias.requires_grad_()
-    K = innovation_gain(3.0 * inputs.x, bias, inputs.w1, inputs.b1, inputs.w2, operator)
+    bias, w = inputs.bias.requires_grad_(), (inputs.w1, inputs.b1, inputs.w2)
+    e, ahead = 3.0 * inputs.x, inputs.delta - 0.5
+    K = innovation_gain(e, bias, *w, operator, ahead)
     for b in range(2):
         for t in range(2):
-            near(K[b, t], koss_gain(3.0 * inputs.x[b, t], bias[b, t], inputs.w1, inputs.b1, inputs.w2, operator))
+            near(K[b, t], koss_gain(e[b, t], bias[b, t], *w, operator, ahead[b, t]))
+    assert torch.equal(K, innovation_gain(e, bias, *w, operator, ahead + 1.0)) != seen
     assert torch.all(K[:, 1] == 0.0)
     assert torch.all(K[:, 0] > 0.0)
     assert torch.all(torch.autograd.grad(K.sum(), bias)[0][:, 1] == 0.0)
+
+
+def test_a_gain_that_would_see_a_prediction_asks_for_it() -> None:
+    inputs = inputs_of(case("discrete", T=2, seen=True))
+    with pytest.raises(ValueError, match=r"w1 \(1, 8, 4\) has rows for the prediction: give the prediction c·p"):
+        innovation_gain(inputs.x, inputs.bias, inputs.w1, inputs.b1, inputs.w2)
+
+
+@pytest.mark.parametrize("segment", [1, 4])
+def test_rows_of_zeros_for_the_prediction_change_nothing(segment: int) -> None:
+    inputs, form = inputs_of(case("discrete", T=9)), LoopForm(segment=segment)
+    wide = inputs._replace(w1=torch.cat([inputs.w1, torch.zeros_like(inputs.w1)], 1))
+    for got, want in zip(koss_closed_loop(wide, form), koss_closed_loop(inputs, form), strict=True):
+        near(got, want)

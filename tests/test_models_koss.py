@@ -57,6 +57,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"segment": 16},
     {"innovate": False},
     {"input_gain": False},
+    {"see_prediction": True},
+    {"see_prediction": True, "operator": "kalman", "segment": 4, "passes": 1},
 ]
 
 
@@ -126,6 +128,7 @@ def test_a_checkpoint_names_its_parameters_as_ever() -> None:
     assert set(block(segment=16, operator="neumann").state_dict()) == names
     assert set(block(derivative="causal").state_dict()) == names | {"koss.lead"}
     assert set(block(input_gain=False).state_dict()) == names - {"koss.gain_input.weight"}
+    assert set(block(see_prediction=True).state_dict()) == names
     learned = block(derivative="spectral", cutoff="learned").state_dict()
     assert set(learned) == names | {"koss.lead", "koss.unit.theta"}
 
@@ -369,6 +372,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"segment": 0}, "segment 0 must be 1 or more"),
     ({"derivative": "gradient"}, "derivative 'gradient' is not one of none, difference, causal, spectral"),
     ({"operator": "exact", "derivative": "causal"}, "free of derivatives"),
+    ({"see_prediction": True, "innovate": False}, "with innovate=False the gain has no prediction to see"),
+    ({"see_prediction": True, "published": True}, "published=True is one fixed scheme"),
     ({"derivative": "spectral", "cutoff": "best"}, "cutoff 'best' is neither a number nor 'learned'"),
     ({"derivative": "spectral", "cutoff": 0.7}, "the cut-off is 0.7, expected 0.01 to 0.5"),
 ]

@@ -18,6 +18,8 @@ FORMS: list[dict[str, Any]] = [
     {"segment": 16},
     {"segment": 3, "passes": 7},
     {"segment": 5, "innovate": False},
+    {"see_prediction": True},
+    {"segment": 4, "passes": 2, "see_prediction": True},
     {"derivative": "causal"},
     {"operator": "neumann", "segment": 16, "passes": 0},
     {"operator": "neumann", "segment": 4, "passes": 1, "derivative": "causal"},

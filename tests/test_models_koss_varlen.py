@@ -29,7 +29,8 @@ def name(options: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("options", [{}, {"segment": 4}, {"operator": "neumann", "segment": 16},
-                                     {"operator": "exact"}, {"derivative": "causal"}], ids=name)  # fmt: skip
+                                     {"operator": "exact"}, {"derivative": "causal"}, {"see_prediction": True},
+                                     {"see_prediction": True, "segment": 4, "passes": 1}], ids=name)  # fmt: skip
 @torch.no_grad()
 def test_padded_and_packed_sequences_are_each_as_alone(options: dict[str, Any]) -> None:
     made = block(**options).double()

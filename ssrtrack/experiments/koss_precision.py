@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 from ssrtrack.experiments.evidence import Row, main, rounded
 from ssrtrack.kernels.koss_closed_loop import koss_closed_loop
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
-from ssrtrack.kernels.koss_operators import innovation_gain
+from ssrtrack.kernels.koss_operators import gate_input, innovation_gain
 from ssrtrack.models.koss_trace import trace_loop
 from ssrtrack.report.figures_koss import precision_figure
 
@@ -94,11 +94,11 @@ def moved(inputs: LoopInputs, to: torch.dtype | str) -> LoopInputs:
 ROUNDED = ("x", "delta", "read", "bias")
 
 
-def gain_in_bfloat16(e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, operator: str) -> Tensor:
+def gain_in_bfloat16(
+    e: Tensor, bias: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, operator: str, prediction: Tensor | None = None
+) -> Tensor:
     """`innovation_gain` as tensor cores compute it: the operands of both products in bfloat16, sums in float32."""
-    heads, channels = b1.shape
-    s = (e * e / (1.0 + e * e)).reshape(-1, heads, channels).transpose(0, 1)
-    hidden = torch.relu(torch.baddbmm(b1[:, None], low(s), low(w1)))
+    hidden = torch.relu(torch.baddbmm(b1[:, None], low(gate_input(e, w1, prediction)), low(w1)))
     z = torch.bmm(low(hidden), low(w2)).transpose(0, 1).reshape(e.shape) + bias
     return torch.nn.functional.softplus(z, threshold=1e4) if operator == "bucy" else torch.sigmoid(z)
 

@@ -59,6 +59,10 @@ class KossLayer(nn.Module):
         cutoff: of the spectral derivative, cycles a nominal sample; "learned": from 0.25 on.
         input_gain: whether z has a linear part in x.
         innovate: False: the gain sees x in place of the innovation (an ablation).
+        see_prediction: whether φ, the gain's network, sees the prediction ŷ⁻ = c·h⁻ beside s = e²/(1 + e²): what the
+            state carries, and not only how far off it was (an extension of the paper's). K stays in its range, so |a|
+            and the state are bounded as without. φ is not: s is at most 1, ŷ⁻ as large as the state, so a prediction
+            far off can hold a gate shut, and φ's slope in ŷ⁻ does not die out as that in s does.
         published: the authors' scheme with its defects (`PublishedKoss`); of the options it takes states and rank.
         backend: as `koss_closed_loop` has it.
 
@@ -69,7 +73,8 @@ class KossLayer(nn.Module):
     def __init__(
         self, width: int, states: int = 4, head: int = 64, rank: int = 4, *, operator: str = "discrete",
         segment: int = 1, passes: int | None = None, derivative: str | None = None, cutoff: float | str = 0.25,
-        input_gain: bool = True, innovate: bool = True, published: bool = False, backend: str | None = None,
+        input_gain: bool = True, innovate: bool = True, see_prediction: bool = False, published: bool = False,
+        backend: str | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.width, self.states, self.rank, self.backend = width, states, rank, backend
@@ -84,8 +89,11 @@ class KossLayer(nn.Module):
             )
         self.heads = width // channels
         self.unit = _unit(cutoff) if self.derivative == "spectral" else None
+        if see_prediction and not innovate:
+            raise EstimatorError("with innovate=False the gain has no prediction to see; leave see_prediction out")
         if published:
-            if operator not in ("discrete", "neumann") or segment != 1 or passes or derivative or not innovate:
+            other = segment != 1 or passes or derivative or see_prediction or not innovate
+            if other or operator not in ("discrete", "neumann"):
                 raise EstimatorError("published=True is one fixed scheme; leave operator, segment and the others out")
             self.published = PublishedKoss(width, states, rank)
             return
@@ -102,7 +110,7 @@ class KossLayer(nn.Module):
         self.gain_input = nn.Linear(width, width, bias=False) if input_gain else None
         self.gain_gap = nn.Parameter(torch.zeros(width))
         self.skip = nn.Parameter(torch.ones(width))
-        self.gain = InnovationGain(self.heads, channels)
+        self.gain = InnovationGain(self.heads, channels, see_prediction=see_prediction)
         led = self.derivative != "none" and operator in ("discrete", "kalman", "bucy")
         self.lead: nn.Parameter | None = nn.Parameter(torch.full((width,), LEAD)) if led else None
 

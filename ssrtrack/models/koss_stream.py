@@ -92,8 +92,9 @@ def step_inside(row: LoopInputs, form: LoopForm, state: LayerState) -> tuple[Ten
     after: list[Tensor] = []
     for j, h in enumerate(before):
         prediction = p if j == 0 else E[:, 0] * before[j - 1]
-        e = x - (read[:, 0, :, None] * prediction).sum(1, keepdim=True) if form.innovate else x
-        K = innovation_gain(e, bias, row.w1, row.b1, row.w2, form.operator)
+        predicted = (read[:, 0, :, None] * prediction).sum(1, keepdim=True)
+        e = x - predicted if form.innovate else x
+        K = innovation_gain(e, bias, row.w1, row.b1, row.w2, form.operator, predicted)
         if form.operator == "kalman":
             after.append(rank_one_scan(K, read, E, led(x, slope, row.lead), h)[:, 0])
         else:

@@ -18,7 +18,7 @@ from ssrtrack.models.koss import KossLayer
 from ssrtrack.models.koss_stream import LayerState
 
 Tensor = torch.Tensor
-Gain = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, str], Tensor]  # as `innovation_gain`
+Gain = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, str, Tensor], Tensor]  # as `innovation_gain`
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +143,9 @@ def _segment(v: LoopInputs, form: LoopForm, at: slice, h: Tensor, gain: Gain) ->
     # Open-loop: E_t h for the first step, E_{t+1} E_t h for the next, …
     p = E.cumprod(1) * h[:, None]
     for again in range(form.passes, -1, -1):
-        e = x - _read(read, p) if form.innovate else x
-        K = gain(e, v.bias[:, at], v.w1, v.b1, v.w2, form.operator)
+        predicted = _read(read, p)
+        e = x - predicted if form.innovate else x
+        K = gain(e, v.bias[:, at], v.w1, v.b1, v.w2, form.operator, predicted)
         states = _states(v, form.operator, at, K, E, h)
         if again:
             p = E * torch.cat([h[:, None], states[:, :-1]], 1)
