@@ -1,7 +1,7 @@
 """The networks that are compared: KOSS in its variants, and its peers, within a tenth of the same parameters.
 
-Two kinds are not, by what they are: without the gain's linear part in the input KOSS has 15 % fewer, the published
-scheme 60 % more.
+Three kinds are not, by what they are: without the gain's linear part in the input KOSS has 15 % fewer, with a gain that
+sees the prediction 15 % more (without the linear part as many as the default), the published scheme 60 % more.
 
 Every network is: numbers through the same fixed bumps (or the number itself, for regression), a linear layer to WIDTH
 channels, blocks, a linear layer to the answers. Blocks differ, and nothing else.
@@ -32,6 +32,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "koss-input-only": {"innovate": False},
     "koss-no-input-gain": {"input_gain": False},
     "koss-input-only-no-input-gain": {"innovate": False, "input_gain": False},
+    "koss-prediction": {"see_prediction": True},
+    "koss-prediction-no-input-gain": {"see_prediction": True, "input_gain": False},
     "koss-difference": {"derivative": "difference"},
     "koss-neumann": {"operator": "neumann", "segment": 16, "passes": 0, "derivative": "difference"},
     "koss-neumann-no-derivative": {"operator": "neumann", "segment": 16, "passes": 0, "derivative": "none"},

@@ -14,6 +14,7 @@ PEERS = ("s6", "gru", "transformer", "s4d")
 MAIN = ("koss", *PEERS, "koss-input-only")
 SEGMENTS = ("koss-s16-j1", "koss-s4", "koss-s16-j0")
 GAINS = ("koss-no-input-gain", "koss-input-only-no-input-gain")
+PREDICTION = ("koss-prediction", "koss-prediction-no-input-gain")
 OPERATORS = (
     "koss-neumann", "koss-neumann-no-derivative", "koss-neumann-s1", "koss-kalman", "koss-exact", "koss-difference",
 )  # fmt: skip
@@ -61,13 +62,13 @@ def _clean() -> list[Cell]:
 
 def _without_context() -> list[Cell]:
     """Where the first block is alone, and where what misleads is a repetition; rates as on `mode`."""
-    one = [_cell("mode-one-block", model, tuned_on="mode") for model in ONE_BLOCK]
-    one += [_cell("repeat-one-block", model, tuned_on="mode") for model in ONE_BLOCK[:4]]
-    return one + [_cell("repeat", model, tuned_on="mode") for model in (*MAIN, *GAINS, *SEGMENTS[:1])]
+    one = [_cell("mode-one-block", model, tuned_on="mode") for model in (*ONE_BLOCK, *PREDICTION)]
+    one += [_cell("repeat-one-block", model, tuned_on="mode") for model in (*ONE_BLOCK[:4], *PREDICTION)]
+    return one + [_cell("repeat", model, tuned_on="mode") for model in (*MAIN, *GAINS, *SEGMENTS[:1], *PREDICTION)]
 
 
 def _short_rest() -> list[Cell]:
-    rest = (*SEGMENTS, *GAINS, *OPERATORS)
+    rest = (*PREDICTION, *SEGMENTS, *GAINS, *OPERATORS)
     return [_cell(task, model) for task in ("short", "mode") for model in rest] + [_cell("short", "koss-published")]
 
 
@@ -80,7 +81,7 @@ def _long_clean() -> list[Cell]:
 
 
 def _levels_first() -> list[Cell]:
-    return [_cell("levels", model) for model in ("koss", "gru", "koss-input-only", "s6")]
+    return [_cell("levels", model) for model in ("koss", "gru", *PREDICTION, "koss-input-only", "s6")]
 
 
 def _levels_rest() -> list[Cell]:
