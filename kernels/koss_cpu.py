@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from ssrtrack.kernels.koss_form import LoopForm, LoopInputs, sees_prediction
+from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 
 Tensor = torch.Tensor
 CHUNK = 1 << 22  # values of e^{ΔA} at once, where nothing is kept for a gradient: 16 MiB
@@ -21,8 +21,6 @@ def refusal(inputs: LoopInputs, form: LoopForm) -> str | None:
         return f"{form} is not the operator discrete with segment 1 and innovations"
     if inputs.slope is not None or inputs.offsets is not None:
         return "there is a slope or there are offsets"
-    if sees_prediction(inputs.w1):
-        return "its gain sees the prediction"
     return None
 
 
@@ -85,9 +83,12 @@ class _Compiled(torch.autograd.Function):
 
 
 def _weight_gradients(s: Tensor, g_hidden: Tensor, hidden: Tensor, g_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """∂L/∂W1, b1, W2 from all steps at once: s, hidden and its gradient (T, H, B, C), ∂L/∂z (T, B, D)."""
-    steps, heads, size, channels = s.shape
-    by_head = [v.transpose(0, 1).reshape(heads, -1, channels) for v in (s, g_hidden, hidden)]
+    """∂L/∂W1, b1, W2 from all steps at once: s, hidden and its gradient (T, H, B, C), ∂L/∂z (T, B, D).
+
+    Where the prediction is seen s is [s, ŷ⁻] (T, H, B, 2C), and ∂L/∂W1 has as many rows.
+    """
+    steps, heads, size, channels = hidden.shape
+    by_head = [v.transpose(0, 1).reshape(heads, -1, v.shape[-1]) for v in (s, g_hidden, hidden)]
     dz = g_bias.reshape(steps * size, heads, channels).transpose(0, 1)
     gw1 = torch.bmm(by_head[0].transpose(1, 2), by_head[1])
     return gw1, by_head[1].sum(1), torch.bmm(by_head[2].transpose(1, 2), dz)

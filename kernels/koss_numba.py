@@ -2,7 +2,8 @@
 
 The formulas of `reference.koss_loop` over blocks of sequences: a block's state stays in a core's cache from step to
 step, and blocks run on threads of their own; torch's small operations, one after the other, can use neither. Arrays
-are time first and contiguous, all in one precision; heads H of C channels lie side by side in D = H·C.
+are time first and contiguous, all in one precision; heads H of C channels lie side by side in D = H·C. Where W1 has
+R = 2C rows and not C, φ sees [s, ŷ⁻]: rows that are made one after the other in one array.
 """
 
 from collections.abc import Callable
@@ -75,11 +76,14 @@ def backward(
     *,
     threads: int,
 ) -> tuple[Array, ...]:
-    """∂L/∂x, Δ, A, c, z, then s and ∂L/∂hidden (T, H, B, C) for the weights' gradients, and ∂L/∂start."""
+    """∂L/∂x, Δ, A, c, z, then, for the weights, what φ saw (T, H, B, R) and ∂L/∂hidden (T, H, B, C), and ∂L/∂start.
+
+    With the prediction seen, dŷ⁻ = dhid W_pᵀ: the state takes up c (dŷ⁻ − de), x only de.
+    """
     steps, size, _ = x.shape
     heads, channels = hidden.shape[1], hidden.shape[3]
     gx, g_delta, g_bias = (np.empty_like(x) for _ in range(3))
-    g_hidden, s = np.empty_like(hidden), np.empty_like(hidden)
+    g_hidden, s = np.empty_like(hidden), np.empty((*hidden.shape[:3], w1.shape[1]), x.dtype)
     carry = g_final.copy()
     g_read = np.empty((steps, heads, size, read.shape[2]), x.dtype)
     blocks = -(-size // _rows(size, threads))
@@ -130,7 +134,8 @@ def _forward(
     steps, states, rows, channels = x.shape[0], E.shape[2], high - low, b1.shape[1]
     first, last = head * channels, (head + 1) * channels
     one = x.dtype.type(1.0)
-    s, z = np.empty((rows, channels), x.dtype), np.empty((rows, channels), x.dtype)
+    s, z = np.empty((rows, w1.shape[1]), x.dtype), np.empty((rows, channels), x.dtype)
+    seen = w1.shape[1] > channels
     inner, outer = np.ascontiguousarray(w1[head]), np.ascontiguousarray(w2[head])
     sums = np.empty(channels, x.dtype)
     for t in range(steps):
@@ -147,6 +152,9 @@ def _forward(
             for d in range(channels):
                 e = row[d] - sums[d]
                 s[r, d] = e * e / (one + e * e)
+            if seen:
+                for d in range(channels):
+                    s[r, channels + d] = sums[d]
         unit = hidden[slot, head, low:high]
         np.dot(s, inner, unit)
         for r in range(rows):
@@ -200,6 +208,7 @@ def _backward(
     one, two, zero = x.dtype.type(1.0), x.dtype.type(2.0), x.dtype.type(0.0)
     p, G = np.empty((states, rows, channels), x.dtype), np.empty((states, rows, channels), x.dtype)
     slope, de = np.empty((rows, channels), x.dtype), np.empty((rows, channels), x.dtype)
+    to_seen, seen = np.empty((rows, w1t.shape[2]), x.dtype), w1t.shape[2] > channels
     inner, outer = np.ascontiguousarray(w1t[head]), np.ascontiguousarray(w2t[head])
     sums, gK = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
     for t in range(steps - 1, -1, -1):
@@ -229,21 +238,27 @@ def _backward(
                 to_x[d] *= K[d]
                 to_bias[d] = gK[d] * K[d] * (one - K[d])
                 de[r, d] = to_bias[d]
+            if seen:
+                for d in range(channels):
+                    s[t, head, b, channels + d] = sums[d]
         unit = g_hidden[t, head, low:high]
         np.dot(de, outer, unit)
         for r in range(rows):
             for d in range(channels):
                 if not hidden[t, head, low + r, d] > zero:
                     unit[r, d] = zero
-        np.dot(unit, inner, de)
+        np.dot(unit, inner, to_seen)
         for r in range(rows):
             b = low + r
             K, g, to_x = gain[t, b, first:last], gy[t, b, first:last], gx[t, b, first:last]
             to_delta, step = g_delta[t, b, first:last], delta[t, b, first:last]
             to_delta[:] = 0.0
             for d in range(channels):
-                de[r, d] *= slope[r, d]
+                de[r, d] = to_seen[r, d] * slope[r, d]
                 to_x[d] += de[r, d]
+            if seen:
+                for d in range(channels):
+                    de[r, d] -= to_seen[r, channels + d]
             for n in range(states):
                 c, decay, then = read[t, b, n], E[t, b, n, first:last], history[t + 1, b, n, first:last]
                 later, fall = carry[b, n, first:last], rate[n, first:last]
