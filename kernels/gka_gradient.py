@@ -27,6 +27,8 @@ from ssrtrack.kernels.gka_tiles import (
     put_column,
     put_rows,
     rows,
+    size_of,
+    sizes,
     square,
 )
 
@@ -77,7 +79,7 @@ def product(a, b):
 
 @triton.jit(do_not_specialize=["steps", "begin", "count"])
 def keys_kernel(
-    k, log_decay, x, adjoint, w_in, b_in, reach, H0, dH, gk, g_decay, offsets, firsts, owners,
+    k, log_decay, x, size, adjoint, w_in, b_in, reach, H0, dH, gk, g_decay, offsets, firsts, owners,
     steps, begin, count, heads, D, k_b, k_t, k_h,
     C: tl.constexpr, DP: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
@@ -98,7 +100,8 @@ def keys_kernel(
     acc = tl.dot(K, after, input_precision=DOT) * tl.exp2(last - G)[:, None]
     ends = tl.sum(acc * K.to(tl.float32), 1)
     MT = decays_ahead(G, C)
-    X = rows(x + at * D, left, heads * D, d, D, C, EVEN)
+    e_x = column(size + at, left, heads, C, 0.0)
+    X = (rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]).to(DT)
     Y = rows(adjoint + at * D, left, heads * D, d, D, C, EVEN)
     w, b_i = column(w_in + at, left, heads, C, 0.0), column(b_in + at, left, heads, C, 0.0)
     acc, paths, reached = ridge_back(2.0 * acc, tl.zeros([C, C], tl.float32), K, KH, G, w, b_i, start, C, DT, DOT)
@@ -112,11 +115,11 @@ def keys_kernel(
 
 @triton.jit(do_not_specialize=["steps", "begin", "count"])
 def values_kernel(
-    q, k, v, log_decay, alpha, x, go, U0, dU, gk, gv, g_decay, offsets, firsts, owners,
+    q, k, v, log_decay, alpha, x, size, go, U0, dU, gk, gv, g_decay, offsets, firsts, owners,
     steps, begin, count, heads, D, V, scale,
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, go_b, go_t, go_h,
-    C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr,
-    ALPHA: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr, EVEN_V: tl.constexpr,
+    C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, OT: tl.constexpr,
+    DOT: tl.constexpr, ALPHA: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr, EVEN_V: tl.constexpr,
 ):  # fmt: skip
     """∂L/∂v (B, T, H, V); and what comes by U added to ∂L/∂k and ∂L/∂log γ."""
     b, h, t0, end, row = chunk_of(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
@@ -127,13 +130,18 @@ def values_kernel(
     at = head_at(b, t0, h, steps * heads, heads, 1)
     G = gates(log_decay + at, left, heads, C)
     last = last_of(G, C)
-    K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN).to(DT)
-    mixed = rows(x + at * D, left, heads * D, d, D, C, EVEN)
+    K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN).to(tl.float32)
+    e = sizes(K)
+    K = (K / e[:, None]).to(OT)
+    e_x = column(size + at, left, heads, C, 0.0)
+    mixed = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]
     if ALPHA:
         Q = rows(q + head_at(b, t0, h, q_b, q_t, q_h), left, q_t, d, D, C, EVEN).to(tl.float32)
-        mix = column(alpha + at, left, heads, C, 0.0)
-        mixed = (Q + mix[:, None] * (mixed.to(tl.float32) - Q)).to(DT)
-    read = tl.dot(K, tl.trans(mixed), input_precision=DOT)
+        mixed = Q + column(alpha + at, left, heads, C, 0.0)[:, None] * (mixed - Q)
+    e_x = sizes(mixed)
+    X = (mixed / e_x[:, None]).to(OT)
+    mixed = mixed.to(DT)
+    read = tl.dot(K, tl.trans(X), input_precision=DOT) * (e[:, None] * e_x[None, :])
     weights = (read * decays_ahead(G, C) * scale).to(DT)
     go += head_at(b, t0, h, go_b, go_t, go_h)
     v += head_at(b, t0, h, v_b, v_t, v_h)
@@ -142,14 +150,17 @@ def values_kernel(
     ends = tl.zeros([C], tl.float32)
     total = 0.0
     for e0 in tl.static_range(0, VP, BV):
-        e = e0 + tl.arange(0, BV)
-        after = tl.load(square(dU, row, heads, h, d, e, DP, VP))
-        total += product(after, tl.load(square(U0, row, heads, h, d, e, DP, VP)))
-        Y = rows(go, left, go_t, e, V, C, EVEN_V).to(DT)
-        values = rows(v, left, v_t, e, V, C, EVEN_V).to(DT)
-        kept = tl.dot(K, after, input_precision=DOT) * tl.exp2(last - G)[:, None]
+        c = e0 + tl.arange(0, BV)
+        after = tl.load(square(dU, row, heads, h, d, c, DP, VP))
+        total += product(after, tl.load(square(U0, row, heads, h, d, c, DP, VP)))
+        Y = rows(go, left, go_t, c, V, C, EVEN_V).to(DT)
+        values = rows(v, left, v_t, c, V, C, EVEN_V).to(DT)
+        # Where q̃ is much larger across the keys than along them, so is dU.
+        e_U = size_of(after)
+        kept = tl.dot(K, (after.to(tl.float32) / e_U).to(OT), input_precision=DOT)
+        kept *= (e * e_U * tl.exp2(last - G))[:, None]
         ends += tl.sum(kept * values.to(tl.float32), 1)
-        put_rows(gv + at * V, tl.dot(weights, Y, kept, input_precision=DOT), left, heads * V, e, V, C, EVEN_V)
+        put_rows(gv + at * V, tl.dot(weights, Y, kept, input_precision=DOT), left, heads * V, c, V, C, EVEN_V)
         acc = tl.dot(values, tl.trans(after), acc, input_precision=DOT)
         S = tl.dot(values, tl.trans(Y), S, input_precision=DOT)
     S *= decays_ahead(G, C) * scale

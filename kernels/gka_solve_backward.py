@@ -11,9 +11,8 @@ iterations (implicit differentiation, arXiv 2511.21016, lemma 1); then ∂L/∂q
 import triton
 import triton.language as tl
 
-from ssrtrack.kernels.gka_solve import solved
+from ssrtrack.kernels.gka_solve import per_norm, solved
 from ssrtrack.kernels.gka_tiles import (
-    EMPTY,
     chunk_of,
     column,
     decays,
@@ -23,6 +22,8 @@ from ssrtrack.kernels.gka_tiles import (
     put_column,
     put_rows,
     rows,
+    size_of,
+    sizes,
     square,
 )
 
@@ -51,13 +52,13 @@ def readout_back(
 
 @triton.jit
 def own_H(
-    dH, H0, k, x, adjoint, w, b, z, row, heads, h, left, k_t, D,
+    dH, H0, k, x, e_x, adjoint, w, b, z, row, heads, h, left, k_t, D,
     C: tl.constexpr, DP: tl.constexpr, BS: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
     """A chunk's share of ∂L/∂H0: −½ (Σ z_t (d_t x_tᵀ + x_t d_tᵀ) + (Σ w_t z_t²) H0 + Kᵀ diag(b) K)."""
     d = tl.arange(0, DP)
     K = rows(k, left, k_t, d, D, C, EVEN).to(DT)
-    X = rows(x, left, heads * D, d, D, C, EVEN)
+    X = (rows(x, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]).to(DT)
     Y = rows(adjoint, left, heads * D, d, D, C, EVEN)
     half, more, same = (-0.5 * z)[:, None], (-0.5 * b)[:, None], -0.5 * tl.sum(w * z * z, 0)
     for e0 in range(0, DP, BS):
@@ -65,7 +66,7 @@ def own_H(
         share = same * tl.load(square(H0, row, heads, h, d, e, DP, DP)).to(tl.float32)
         Ye = (half * rows(adjoint, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
         share = tl.dot(tl.trans(X), Ye, share, input_precision=DOT)
-        Xe = (half * rows(x, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
+        Xe = (half * e_x[:, None] * rows(x, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
         share = tl.dot(tl.trans(Y), Xe, share, input_precision=DOT)
         Ke = (more * rows(k, left, k_t, e, D, C, EVEN).to(tl.float32)).to(DT)
         share = tl.dot(tl.trans(K), Ke, share, input_precision=DOT)
@@ -91,19 +92,18 @@ def own_U(
 
 @triton.jit(do_not_specialize=["steps", "begin", "count", "rounds"])
 def adjoint_kernel(
-    q, k, v, log_decay, alpha, x, F, go, H0, U0, gq, adjoint, g_alpha, w_out, b_out, reach, dH, dU, lasts,
+    q, k, v, log_decay, alpha, x, size, F, go, H0, U0, gq, adjoint, g_alpha, w_out, b_out, reach, dH, dU, lasts,
     offsets, firsts, owners,
     steps, begin, count, heads, D, V, rounds, short, ridge, rho2, scale,
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, go_b, go_t, go_h,
     C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, BS: tl.constexpr, DT: tl.constexpr,
-    DOT: tl.constexpr, RIGHT: tl.constexpr, ALPHA: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr,
+    OT: tl.constexpr, DOT: tl.constexpr, ALPHA: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr,
     EVEN_V: tl.constexpr,
 ):  # fmt: skip
     """∂L/∂q and d (B, T, H, D); (B, T, H): ∂L/∂α, w_t = 2 a x·d / F, b_i = Σ_t M_ti z_t w_t, and in `reach`
 
-    z_t (q̃_t·(scale U0 ∂L/∂o_t) − d_t·(H0 x_t)), what reaches step t from H0 and U0. Of each chunk, laid out as H0 and
-    U0: its own shares of ∂L/∂H0 and ∂L/∂U0, and log₂ z_C in lasts (rows, heads). RIGHT: the precision in which right
-    sides wait, each row divided by its largest number.
+    z_t (q̃_t·(scale U0 ∂L/∂o_t) − d_t·(H0 x_t)), what reaches step t from H0 and U0. Of each chunk, laid out as H0
+    and U0: its own shares of ∂L/∂H0 and ∂L/∂U0, and log₂ z_C in lasts (rows, heads). x, size and F as the forward kept.
     """
     b, h, t0, end, row = chunk_of(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
     left = end - t0
@@ -114,7 +114,8 @@ def adjoint_kernel(
     G = gates(log_decay + at, left, heads, C)
     K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN).to(DT)
     Q = rows(q + head_at(b, t0, h, q_b, q_t, q_h), left, q_t, d, D, C, EVEN).to(tl.float32)
-    X = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32)
+    e_x = column(size + at, left, heads, C, 0.0)
+    X = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]
     mixed, mix = X, tl.full([C], 1.0, tl.float32)
     if ALPHA:
         mix = column(alpha + at, left, heads, C, 0.0)
@@ -129,18 +130,23 @@ def adjoint_kernel(
         # It waits in memory while registers are short.
         put_rows(gq, (1.0 - mix)[:, None] * g, left, heads * D, d, D, C, EVEN)
     g *= mix[:, None]
-    size = tl.max(tl.abs(g), 1)
-    size = tl.where(size > 0.0, size, 1.0)
+    e_g = sizes(g)
     # Adds 0: so F lies in the rows' threads, and what is made of it needs no exchange in each iteration.
-    norm = column(F + at, left, heads, C, 0.0) + tl.minimum(size, 0.0)
-    H = tl.load(square(H0, row, heads, h, d, d, DP, DP))
-    y = solved((g / size[:, None]).to(RIGHT), K, H, G, norm, rounds, short, ridge, rho2, C, DOT) * size[:, None]
-    put_rows(adjoint + at * D, y, left, heads * D, d, D, C, EVEN)
-    X = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32)
+    norm = column(F + at, left, heads, C, 0.0) + tl.minimum(e_g, 0.0)
+    e = sizes(K)
+    K = (K.to(tl.float32) / e[:, None]).to(OT)
+    H = tl.load(square(H0, row, heads, h, d, d, DP, DP)).to(tl.float32)
+    e_H = size_of(H)
+    H = (H / e_H).to(OT)
+    y = solved((g / e_g[:, None]).to(OT), K, e, H, e_H, G, norm, rounds, short, ridge, rho2, C, DOT)
+    X = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]
+    e_g *= per_norm(norm)
     z = tl.exp2(G)
-    crossed = z * tl.sum(tl.dot(y.to(DT), H, input_precision=DOT) * X, 1)
+    crossed = z * e_g * e_H * tl.sum(tl.dot(y.to(OT), H, input_precision=DOT) * X, 1)
     put_column(reach + at, through - crossed, left, heads, C)
-    w = tl.where(norm <= EMPTY, 0.0, 2.0 * ridge * tl.sum(X * y, 1) / tl.where(norm <= EMPTY, 1.0, norm))
+    y *= e_g[:, None]
+    put_rows(adjoint + at * D, y, left, heads * D, d, D, C, EVEN)
+    w = 2.0 * ridge * tl.sum(X * y, 1) * per_norm(norm)
     put_column(w_out + at, w, left, heads, C)
     later = tl.sum(decays(G, C) * (w * z)[:, None], 0)
     put_column(b_out + at, later, left, heads, C)
@@ -154,10 +160,10 @@ def adjoint_kernel(
     # What comes next reads d as every thread has written it.
     tl.debug_barrier()
     own_H(
-        dH, H0, k + head_at(b, t0, h, k_b, k_t, k_h), x + at * D, adjoint + at * D, w, later, z, row, heads, h, left,
-        k_t, D, C, DP, BS, DT, DOT, EVEN,
+        dH, H0, k + head_at(b, t0, h, k_b, k_t, k_h), x + at * D, e_x, adjoint + at * D, w, later, z, row, heads, h,
+        left, k_t, D, C, DP, BS, DT, DOT, EVEN,
     )  # fmt: skip
-    mixed = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32)
+    mixed = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]
     if ALPHA:
         Q = rows(q + head_at(b, t0, h, q_b, q_t, q_h), left, q_t, d, D, C, EVEN).to(tl.float32)
         mixed = Q + mix[:, None] * (mixed - Q)

@@ -116,6 +116,27 @@ def decays_ahead(G, C: tl.constexpr):
 
 
 @triton.jit
+def sizes(tile):
+    """(C,) powers of two by which rows are divided, so that their largest number is about 1/4; 1 for a row of zeros.
+
+    A 16-bit float's digits then serve all numbers that matter, and sums of products stay within its range.
+    """
+    return power(tl.max(tl.abs(tile.to(tl.float32)), 1))
+
+
+@triton.jit
+def size_of(tile):
+    """The same for a whole tile."""
+    return power(tl.max(tl.max(tl.abs(tile.to(tl.float32)), 1), 0))
+
+
+@triton.jit
+def power(largest):
+    """The power of two about 4 times as large; 1 where there is nothing."""
+    return tl.where(largest > 1e-30, tl.exp2(tl.floor(tl.log2(tl.maximum(largest, 1e-30))) + 2.0), 1.0)
+
+
+@triton.jit
 def square(pointer, row, heads, h, d, e, DP: tl.constexpr, EP: tl.constexpr):
     """Places (len(d), len(e)) in the states (rows, heads, DP, EP) before or after each chunk."""
     at = (tl.cast(row, tl.int64) * heads + h) * DP * EP

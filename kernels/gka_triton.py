@@ -25,6 +25,7 @@ CHUNK = 64  # steps
 WIDEST = 128  # numbers of a key
 BLOCK = 128  # of the values' columns that a chunk-wise program has at a time
 SHARE = 0.25  # of inputs, outputs, their gradients and x: what the states of a span's chunks may take, both ways
+ROUGH = 1.0 / 512.0  # ridge from which x, up to 1/ridge times as large as q, has room in float16
 FREE = 1 << 26  # bytes of states that are not worth a second span
 
 
@@ -45,7 +46,8 @@ class Plan(NamedTuple):
     """What follows from the inputs' shapes.
 
     table: offsets, each sequence's first chunk and each chunk's sequence, where sequences have unequal lengths. span:
-    the chunks of a sequence whose states are held at once. known: what the kernels know at compile time.
+    the chunks of a sequence whose states are held at once. known: what the kernels know at compile time. dtype
+    and fine: of the chunks' states, and of x.
     """
 
     sequences: int
@@ -57,6 +59,7 @@ class Plan(NamedTuple):
     chunks: int
     span: int
     dtype: torch.dtype
+    fine: torch.dtype
     table: tuple[Tensor, Tensor, Tensor] | None
     known: dict[str, Any]
 
@@ -76,13 +79,14 @@ def forward(
 ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
     """o (B, T, H, V) in v's precision, the last state, and where `keep` what backward wants.
 
-    That is x (B, T, H, D), ‖H‖_F (B, T, H) and the states (H, U) between spans. span: chunks, for tests and tuning.
+    That is x (B, T, H, D) and what it was divided by (B, T, H), ‖H‖_F (B, T, H), and the states (H, U) between spans.
+    span: chunks, for tests and tuning.
     """
     tiling = Tiling() if tiling is None else tiling
-    plan, (q, k, v, log_decay) = plan_of(inputs, span), inputs[:4]
+    plan, (q, k, v, log_decay) = plan_of(inputs, form, span), inputs[:4]
     o = torch.empty(v.shape, dtype=v.dtype, device=v.device)
-    x = torch.empty(q.shape if keep else (0,), dtype=plan.dtype, device=q.device)
-    F = torch.empty(q.shape[:3] if keep else (0,), dtype=torch.float32, device=q.device)
+    x = torch.empty(q.shape if keep else (0,), dtype=plan.fine, device=q.device)
+    size, F = (torch.empty(q.shape[:3] if keep else (0,), dtype=torch.float32, device=q.device) for _ in range(2))
     alpha = log_decay if inputs.alpha is None else inputs.alpha
     state, between = _start(inputs), list[Tensor]()
     before = _buffers(plan, k)
@@ -90,14 +94,14 @@ def forward(
         last = _ends(plan, k)
         _walk(inputs, plan, tiling, (begin, count), state, before, last)
         solve_kernel[_grid(plan, count)](
-            q, k, v, log_decay, alpha, *before, o, x, F, *_indices(inputs, plan),
+            q, k, v, log_decay, alpha, *before, o, x, size, F, *_indices(inputs, plan),
             q.shape[1], begin, count, plan.heads, plan.D, plan.V, *_schedule(form), form.scale,
             *_strides(plan, q, k, v), **plan.known, BV=min(BLOCK, plan.VP), ALPHA=inputs.alpha is not None, KEEP=keep,
             num_warps=tiling.solve[0], num_stages=tiling.solve[1],
         )  # fmt: skip
         between += last
         state = last
-    return o, last, (x, F, *between[:-2]) if keep else ()
+    return o, last, (x, size, F, *between[:-2]) if keep else ()
 
 
 def backward(
@@ -106,7 +110,7 @@ def backward(
 ) -> GkaGradients:  # fmt: skip
     """Gradients in the order of `GkaInputs`, without offsets', from those of o and of the last H and U."""
     tiling = Tiling() if tiling is None else tiling
-    plan, (q, k, v, log_decay), (x, F, *between) = plan_of(inputs, span), inputs[:4], saved
+    plan, (q, k, v, log_decay), (x, size, F, *between) = plan_of(inputs, form, span), inputs[:4], saved
     gq, gk, gv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
     # d is not needed any more where ∂L/∂k is written.
     adjoint = gk if gk.dtype == plan.dtype else torch.empty(k.shape, dtype=plan.dtype, device=k.device)
@@ -123,10 +127,9 @@ def backward(
         sizes = (q.shape[1], begin, count)
         _walk(inputs, plan, tiling, (begin, count), start, before, last)
         adjoint_kernel[_grid(plan, count)](
-            q, k, v, log_decay, alpha, x, F, go, *before, gq, adjoint, g_alpha, w, b, reach, *after, lasts,
+            q, k, v, log_decay, alpha, x, size, F, go, *before, gq, adjoint, g_alpha, w, b, reach, *after, lasts,
             *_indices(inputs, plan), *sizes, plan.heads, plan.D, plan.V, *_schedule(form), form.scale,
             *_strides(plan, q, k, v, go), **plan.known, BV=min(BLOCK, plan.VP), BS=_columns(plan, 64), ALPHA=mixes,
-            RIGHT=tl.float16 if plan.dtype == torch.bfloat16 else tl.float32,
             num_warps=tiling.adjoint[0], num_stages=tiling.adjoint[1],
         )  # fmt: skip
         ends = _ends(plan, k)
@@ -136,14 +139,14 @@ def backward(
             num_warps=tiling.states_back[0], num_stages=tiling.states_back[1],
         )  # fmt: skip
         keys_kernel[_grid(plan, count)](
-            k, log_decay, x, adjoint, w, b, reach, before[0], after[0], gk, g_decay, *_indices(inputs, plan), *sizes,
-            plan.heads, plan.D, *_strides(plan, k),
-            **{name: plan.known[name] for name in ("C", "DP", "DT", "DOT", "VARLEN", "EVEN")},
+            k, log_decay, x, size, adjoint, w, b, reach, before[0], after[0], gk, g_decay, *_indices(inputs, plan),
+            *sizes, plan.heads, plan.D, *_strides(plan, k),
+            **_chosen(plan, "C", "DP", "DT", "DOT", "VARLEN", "EVEN"),
             num_warps=tiling.keys[0], num_stages=tiling.keys[1],
         )  # fmt: skip
         values_kernel[_grid(plan, count)](
-            q, k, v, log_decay, alpha, x, go, before[1], after[1], gk, gv, g_decay, *_indices(inputs, plan), *sizes,
-            plan.heads, plan.D, plan.V, form.scale, *_strides(plan, q, k, v, go),
+            q, k, v, log_decay, alpha, x, size, go, before[1], after[1], gk, gv, g_decay, *_indices(inputs, plan),
+            *sizes, plan.heads, plan.D, plan.V, form.scale, *_strides(plan, q, k, v, go),
             **plan.known, BV=min(BLOCK, plan.VP), ALPHA=mixes, num_warps=tiling.values[0], num_stages=tiling.values[1],
         )  # fmt: skip
         state = ends
@@ -151,15 +154,15 @@ def backward(
     return gq, gk, gv, g_decay, g_alpha if mixes else None, gH0, gU0
 
 
-def plan_of(inputs: GkaInputs, span: int | None = None) -> Plan:
+def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
     """Sequences of unequal length have their chunks counted on the device, and all of them in one span."""
     q, v, offsets = inputs.q, inputs.v, inputs.offsets
     T, heads, D, V = *q.shape[1:], v.shape[3]
     DP, VP = (max(16, triton.next_power_of_2(size)) for size in (D, V))
     VP = VP if VP <= BLOCK else triton.cdiv(V, BLOCK) * BLOCK
-    rough = q.dtype == torch.bfloat16
     # Triton's interpreter multiplies bfloat16 as if its bits were integers.
-    dtype = torch.bfloat16 if rough and not triton.knobs.runtime.interpret else torch.float32
+    rough = q.dtype == torch.bfloat16 and form.ridge >= ROUGH and not triton.knobs.runtime.interpret
+    dtype, fine = (torch.bfloat16, torch.float16) if rough else (torch.float32, torch.float32)
     chunks, table = triton.cdiv(T, CHUNK), None
     if offsets is not None:
         table = _tabled(offsets, T)
@@ -173,13 +176,14 @@ def plan_of(inputs: GkaInputs, span: int | None = None) -> Plan:
         "C": CHUNK,
         "DP": DP,
         "VP": VP,
-        "DT": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32,
+        "DT": tl.bfloat16 if rough else tl.float32,
+        "OT": tl.float16 if rough else tl.float32,
         "DOT": "tf32" if rough else "tf32x3",
         "VARLEN": offsets is not None,
         "EVEN": DP == D,
         "EVEN_V": VP == V,
     }
-    return Plan(inputs.sequences, heads, D, V, DP, VP, chunks, span, dtype, table, known)
+    return Plan(inputs.sequences, heads, D, V, DP, VP, chunks, span, dtype, fine, table, known)
 
 
 def _tabled(offsets: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -200,8 +204,8 @@ def _walk(
     BN = _columns(plan, tiling.columns)
     states_kernel[((plan.DP + plan.VP) // BN, plan.sequences * plan.heads)](
         k, v, inputs.log_decay, *(start or last), *before, *last, *_indices(inputs, plan)[:2],
-        k.shape[1], *part, int(start is not None), plan.heads, plan.D, plan.V, *_strides(plan, k, v), **plan.known,
-        BN=BN, num_warps=tiling.states[0], num_stages=tiling.states[1],
+        k.shape[1], *part, int(start is not None), plan.heads, plan.D, plan.V, *_strides(plan, k, v),
+        **_chosen(plan, "C", "DP", "VP", "DT", "DOT", "VARLEN", "EVEN", "EVEN_V"), BN=BN, num_warps=tiling.states[0], num_stages=tiling.states[1],
     )  # fmt: skip
 
 
@@ -260,3 +264,8 @@ def _indices(inputs: GkaInputs, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
 def _strides(plan: Plan, *tensors: Tensor) -> list[int]:
     """Over batch, time and heads, of each."""
     return [0 if plan.table is not None and axis == 0 else v.stride(axis) for v in tensors for axis in range(3)]
+
+
+def _chosen(plan: Plan, *names: str) -> dict[str, Any]:
+    """Of what the kernels know at compile time, what one of them asks for."""
+    return {name: plan.known[name] for name in names}
