@@ -113,20 +113,40 @@ def rows_of(pointer, stride: tl.constexpr, step, left, other, M: tl.constexpr):
 
 
 @triton.jit
-def reads(pointer, stride, last, S: tl.constexpr, NI: tl.constexpr, R: tl.constexpr):
-    """c of S steps, that of step s and state i at s·NI + i; past step `last` that one again, K and Δ are 0 there."""
+def as_it_is(v):
+    """v, made float32 here: the compiler would hand bfloat16 to every thread, and each would make it float32 twice."""
+    if INTERPRETED:
+        return v
+    else:
+        return tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [v], tl.float32, True, 1)
+
+
+@triton.jit
+def read_tile(
+    pointer, apart, stride, first, left, S: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, G: tl.constexpr
+):
+    """c of S steps from `first` on as it lies in memory, [G·NS, S·EVEN], EVEN ≥ NI a power of two.
+
+    Past the last of `left` steps that one again: K and Δ are 0 there.
+    """
     EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
-    FOUR: tl.constexpr = min(EVEN, 4)
+    row, place = tl.arange(0, G * NS)[:, None], tl.arange(0, S * EVEN)[None, :]
+    t = tl.minimum(first + place // EVEN, left - 1)
+    i = tl.minimum(place % EVEN, NI - 1)
+    numbers = tl.load(pointer + (row // NS * apart + t * stride + (row % NS * NI + i)))
+    return as_it_is(numbers.to(tl.float32))
+
+
+@triton.jit
+def reads(tile, S: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, G: tl.constexpr, C: tl.constexpr):
+    """`read_tile` for all pairs, in float32: that of step s and state i at s·NI + i."""
+    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
+    columns = unstack(tile, G * NS, S * EVEN, (S * EVEN).bit_length() - 1)
     out = ()
     for s in tl.static_range(S):
-        row = pointer + tl.minimum(s, last) * stride
-        for first in tl.static_range(0, NI, FOUR):
-            i = tl.minimum(first + tl.arange(0, FOUR), NI - 1) if NI < EVEN else first + tl.arange(0, FOUR)
-            tile = tl.load(row[:, None] + i[None, :])
-            columns = unstack(tile.to(tl.float32), R, FOUR, FOUR.bit_length() - 1)
-            for k in tl.static_range(FOUR):
-                if first + k < NI:
-                    out = out + (tl.reshape(columns[k], [R]),)
+        for i in tl.static_range(NI):
+            column = tl.reshape(columns[s * EVEN + i], [G, 1, NS])
+            out = out + (tl.reshape(tl.broadcast_to(column, [G, C, NS]), [G * C * NS]),)
     return out
 
 
@@ -140,14 +160,41 @@ def weighed(c, at: tl.constexpr, h, first: tl.constexpr, NI: tl.constexpr):
 
 
 @triton.jit
-def decays(rate2, delta, S: tl.constexpr, M: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr):
-    """E = e^{ΔA} of all steps and states."""
+def decays(rate2, delta, begin: tl.constexpr, end: tl.constexpr, M: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr):
+    """E = e^{ΔA} of steps begin … end."""
     out = ()
-    for s in tl.static_range(S):
+    for s in tl.static_range(begin, end):
         d = spread(delta[s % M], s // M, NS)
         for i in tl.static_range(NI):
             out = out + (power(d * rate2[i]),)
     return out
+
+
+@triton.constexpr_function
+def after_code(count):
+    lines = ["{ .reg .b32 t;", "mov.b32 t, $2;"]
+    lines += [f"or.b32 t, t, ${k};" for k in range(3, 2 + count)]
+    return " ".join([*lines, "shr.s32 t, t, 31;", "or.b32 $0, $1, t; }"])
+
+
+@triton.constexpr_function
+def after_constraints(count):
+    return "=f,f" + ",f" * count
+
+
+@triton.jit
+def after(v, E, begin: tl.constexpr, count: tl.constexpr):
+    """v, known only when E[begin … begin + count] ≥ 0 are: their signs, which are 0, are laid over it.
+
+    The compiler puts off what is not wanted until the next segment, and then waits for all of it at once.
+    """
+    if INTERPRETED or count == 0:
+        return v
+    else:
+        known = (v,)
+        for k in tl.static_range(count):
+            known = known + (E[begin + k],)
+        return tl.inline_asm_elementwise(after_code(count), after_constraints(count), known, tl.float32, True, 1)
 
 
 @triton.jit
@@ -234,6 +281,7 @@ def forward_ahead(
 ):  # fmt: skip
     R: tl.constexpr = G * C * NS
     M: tl.constexpr = S // NS
+    AHEAD: tl.constexpr = S // 2
     head = tl.program_id(0) % H
     b = (tl.program_id(0) // H).to(tl.int64) * G
     first, length = bounds(OFFSETS, b, T, VARLEN)
@@ -245,7 +293,6 @@ def forward_ahead(
     c_row = READ + b * cb + first * ct
     x_at, d_at = x_row + (sequence * xb + from_step * xt + channel), d_row + (sequence * db + from_step * dt + channel)
     z_at, s_at = z_row + (sequence * zb + from_step * zt + channel), s_row + (sequence * sb + from_step * st + channel)
-    c_at = c_row + (sequence * cb + lane * NI)
     y_at = Y + b * yb + first * yt + head * C + (sequence * yb + from_step * yt + channel)
     kept = KEPT + (kept_row(first, b, T, S, VARLEN) * H + head) * (NI * NS * C)
     kept_at = kept + (sequence * (tl.cdiv(T, S) * H * (NI * NS * C)) + lane * (NI * C) + channel)
@@ -261,26 +308,29 @@ def forward_ahead(
         state = tl.load(START + b * hb + head * C + (sequence * hb + (lane * NI + i) * hn + channel))
         h = h + (state.to(tl.float32),)
     delta = rows_of(d_at, dt, from_step, length, 0.0, M)
+    E_first = decays(rate2, delta, 0, AHEAD, M, NI, NS)
+    c_tile = read_tile(c_row, cb, ct, 0, length, S, NI, NS, G)
     for at in range(0, length, S):
         left = length - at
         if KEEP:
             for i in tl.static_range(NI):
                 tl.store(kept_at + i * C, h[i])
             kept_at += H * (NI * NS * C)
-        c = reads(c_at, ct, tl.minimum(left, S) - 1, S, NI, R)
+        c = reads(c_tile, S, NI, NS, G, C)
         x = rows_of(x_at, xt, from_step, left, 0.0, M)
         z = rows_of(z_at, zt, from_step, left, -1e9, M)
         if HAS_SLOPE:
             slope = rows_of(s_at, st, from_step, left, 0.0, M)
         # What the next segment begins with, and lines of the one after it, come while this one is worked on.
+        c_tile = read_tile(c_row + at * ct, cb, ct, S, left, S, NI, NS, G)
         later = rows_of(d_at + S * dt, dt, from_step, left - S, 0.0, M)
         ask_rows(d_row + at * dt, db, dt, 2 * S, left, S, G, C)
         ask_rows(x_row + at * xt, xb, xt, S, left, S, G, C)
         ask_rows(z_row + at * zt, zb, zt, S, left, S, G, C)
-        ask_rows(c_row + at * ct, cb, ct, S, left, S, G, NI * NS)
+        ask_rows(c_row + at * ct, cb, ct, 2 * S, left, S, G, NI * NS)
         if HAS_SLOPE:
             ask_rows(s_row + at * st, sb, st, S, left, S, G, C)
-        E = decays(rate2, delta, S, M, NI, NS)
+        E = E_first + decays(rate2, delta, AHEAD, S, M, NI, NS)
         e = x
         if INNOVATE:
             p, predicted = h, ()
@@ -297,6 +347,12 @@ def forward_ahead(
         for j in tl.static_range(J + 1):
             K = gains(OP, e, z, w1, b1, w2, G, C, NS, P, M, DOT)
             g, sums = h, ()
+            if j == J:
+                E_later = decays(rate2, later, 0, AHEAD, M, NI, NS)
+                late = ()
+                for k in tl.static_range(M):
+                    late = late + (after(K[k], E_later, k * (AHEAD * NI // M), AHEAD * NI // M),)
+                K = late
             for s in tl.static_range(S):
                 xs, ds, ss = spread(x[s % M], s // M, NS), 0.0, 0.0
                 if OP == NEUMANN or OP == BUCY:
@@ -313,11 +369,11 @@ def forward_ahead(
                 e = ()
                 for k in tl.static_range(M):
                     e = e + (x[k] - sums[k],)
-        h, delta = g, later
+        h, delta, E_first = g, later, E_later
         for k in tl.static_range(M):
             tl.store(y_at + k * yt, sums[k].to(y_at.dtype.element_ty), mask=from_step + k < left)
         x_at, d_at, z_at, s_at = x_at + S * xt, d_at + S * dt, z_at + S * zt, s_at + S * st
-        c_at, y_at = c_at + S * ct, y_at + S * yt
+        y_at += S * yt
     for i in tl.static_range(NI):
         tl.store(FINAL + b * hb + head * C + (sequence * hb + (lane * NI + i) * hn + channel), h[i])
 

@@ -221,7 +221,7 @@ def forward(
     kernel = _forward
     if fits(tiles.G, size.C, tiles.NS, form.segment, tiles.warps):
         kernel = forward_ahead
-        known["LOGNS"] = tiles.NS.bit_length() - 1
+        known["LOGNS"], known["num_stages"] = tiles.NS.bit_length() - 1, 1  # it loads ahead by itself
         del known["LOG"], known["LOGP"]
     grid = (size.B // tiles.G * size.H,)
     kernel[grid](*given, y, final, kept, size.T, size.H, *strides, *places, KEEP=keep, **known)
