@@ -7,8 +7,9 @@ state h before it, the chain from step to step is
     carry_n = ∂h'/∂h_n G_n − E_n c_n de
 
 and nothing else lies on it: states, gains and hidden layer come from forward, their own products are remade while the
-chain waits. Gradients that many programs share (A, τ, W1, W2, b1) go into one partial sum for each program, added
-up in a fixed order; those of the weights are products over all tokens, made by a second kernel.
+chain waits. Where the gain sees the prediction there is dŷ⁻ = dhid W_pᵀ beside ds, and the carry has de − dŷ⁻ in the
+place of de; x takes de alone. Gradients that many programs share (A, τ, W1, W2, b1) go into one partial sum for each
+program, added up in a fixed order; those of the weights are products over all tokens, made by a second kernel.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
@@ -20,7 +21,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
+from ssrtrack.kernels.koss_form import LoopForm, LoopInputs, sees_prediction
 from ssrtrack.kernels.koss_math import (
     BUCY,
     CODES,
@@ -40,6 +41,7 @@ from ssrtrack.kernels.koss_step_forward import (
     Tuning,
     choose,
     columns,
+    halves,
     like,
     operand,
     readout,
@@ -82,17 +84,18 @@ def total(parts, N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["B", "T"])
 def backward_kernel(
-    x, delta, read, slope, rate, w1, w2, lead, offsets, states, gains, hiddens, gy, g_final,
+    x, delta, read, slope, rate, w1, wp, w2, lead, offsets, states, gains, hiddens, gy, g_final,
     gx, g_delta, g_read, g_bias, g_slope, g_start, g_shared, g_logit, selected,
     x_b, x_t, delta_b, delta_t, read_b, read_t, slope_b, slope_t, gy_b, gy_t,
     gx_b, gx_t, g_delta_b, g_delta_t, g_bias_b, g_bias_t, g_slope_b, g_slope_t, B, T, tokens,
     OP: tl.constexpr, N: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr,
     INNOVATE: tl.constexpr, SLOPED: tl.constexpr, LED: tl.constexpr, VARLEN: tl.constexpr, ENDED: tl.constexpr,
-    OPERAND: tl.constexpr, UNROLL: tl.constexpr,
+    SEEN: tl.constexpr, OPERAND: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """Gradients of each token, of the start, and this program's part of those of A and τ: (programs, N + 1, D).
 
-    For the weights' gradient: dz and s, (tokens, D) in the products' precision. g_read is (heads, tokens, N).
+    For the weights' gradient: dz and s, (tokens, D) in the products' precision, behind s as much of ŷ⁻ where SEEN.
+    g_read is (heads, tokens, N).
     """
     head, heads = tl.program_id(1), tl.num_programs(1)
     D = heads * C
@@ -125,6 +128,8 @@ def backward_kernel(
 
     first_weight = weight(w1, head, C, OPERAND, True)
     second_weight = weight(w2, head, C, OPERAND, True)
+    if SEEN:
+        seen_weight = weight(wp, head, C, OPERAND, True)
     tau = tl.zeros([1, C], tl.float32)
     if LED:
         tau = tl.load(lead + channel).to(tl.float32)[None, :]
@@ -191,6 +196,9 @@ def backward_kernel(
         dhid = tl.where(hidden > 0, dhid, 0.0)
         ds = tl.dot(dhid.to(OPERAND), first_weight, input_precision="tf32x3")
         de = tl.gather(ds, lanes, 1) * saturation_slope(e, rest)
+        fall = de
+        if SEEN:
+            fall -= tl.gather(tl.dot(dhid.to(OPERAND), seen_weight, input_precision="tf32x3"), lanes, 1)
 
         g_input = de
         g_lean = tl.zeros_like(X)
@@ -204,9 +212,9 @@ def backward_kernel(
             after = advance(OP, h[n], p[n], rates[n], step, K, c[n][:, None], X, lean, v)
             g_column += GY * after
             if INNOVATE:
-                carried -= (E[n] * c[n][:, None]) * de
-                q -= c[n][:, None] * de * p[n]
-                g_column -= p[n] * de
+                carried -= (E[n] * c[n][:, None]) * fall
+                q -= c[n][:, None] * fall * p[n]
+                g_column -= p[n] * fall
             if OP == NEUMANN or OP == EXACT or OP == BUCY:
                 g_input += g_direct
             if OP == NEUMANN or OP == EXACT:
@@ -236,6 +244,8 @@ def backward_kernel(
             tl.store(g_slope_place + t64 * g_slope_t, g_lean.to(g_slope.dtype.element_ty), mask=live)
         tl.store(g_logit + t64 * D + token_place, dz.to(OPERAND), mask=live)
         tl.store(selected + t64 * D + token_place, s.to(OPERAND), mask=live)
+        if SEEN:
+            tl.store(selected + (tokens + t64) * D + token_place, predicted.to(OPERAND), mask=live)
 
     shared = g_shared + tl.cast(tl.program_id(0), tl.int64) * (N + 1) * D + channel
     for n in tl.static_range(N):
@@ -247,15 +257,20 @@ def backward_kernel(
 @triton.jit(do_not_specialize=["tokens", "share"])
 def weights_kernel(
     selected, hiddens, g_logit, w2, out, tokens, share,
-    C: tl.constexpr, BLOCK: tl.constexpr, OPERAND: tl.constexpr,
+    C: tl.constexpr, BLOCK: tl.constexpr, SEEN: tl.constexpr, OPERAND: tl.constexpr,
 ):  # fmt: skip
-    """This program's part of gW1 = sᵀ dhid, gW2 = hidᵀ dz and gb1 = Σ dhid, dhid = (dz W2ᵀ) ⊙ [hid > 0]."""
+    """This program's part of gW1 = sᵀ dhid, gW2 = hidᵀ dz and gb1 = Σ dhid, dhid = (dz W2ᵀ) ⊙ [hid > 0].
+
+    Where SEEN, between the last two: gW_p = ŷ⁻ᵀ dhid.
+    """
     split, head, heads = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     channel = head * C + tl.arange(0, C)
     turned = weight(w2, head, C, OPERAND, True)
     g_w1 = tl.zeros([C, C], tl.float32)
     g_w2 = tl.zeros([C, C], tl.float32)
     g_b1 = tl.zeros([BLOCK, C], tl.float32)
+    if SEEN:
+        g_wp = tl.zeros([C, C], tl.float32)
     begin = tl.cast(split, tl.int64) * share
     for at in range(0, share, BLOCK):
         token = begin + at + tl.arange(0, BLOCK)
@@ -268,12 +283,18 @@ def weights_kernel(
         g_b1 += dhid
         g_w1 = tl.dot(tl.trans(s), dhid.to(OPERAND), g_w1, input_precision="tf32x3")
         g_w2 = tl.dot(tl.trans(hidden), dz, g_w2, input_precision="tf32x3")
-    out += (tl.cast(split, tl.int64) * heads + head) * (2 * C * C + C)
+        if SEEN:
+            ahead = tl.load(selected + tl.cast(tokens, tl.int64) * (heads * C) + place, mask=on, other=0.0)
+            g_wp = tl.dot(tl.trans(ahead), dhid.to(OPERAND), g_wp, input_precision="tf32x3")
+    squares: tl.constexpr = 3 if SEEN else 2
+    out += (tl.cast(split, tl.int64) * heads + head) * (squares * C * C + C)
     i = tl.arange(0, C)
     square = i[:, None] * C + i[None, :]
     tl.store(out + square, g_w1)
     tl.store(out + C * C + square, g_w2)
-    tl.store(out + 2 * C * C + i, tl.sum(g_b1, 0))
+    if SEEN:
+        tl.store(out + 2 * C * C + square, g_wp)
+    tl.store(out + squares * C * C + i, tl.sum(g_b1, 0))
 
 
 def backward(
@@ -287,7 +308,7 @@ def backward(
     """Gradients of the inputs, each in its input's precision, from gy (B, T, D) and g_final (B, N, D) or None (0).
 
     saved: what `forward(…, keep=True)` returned. For the time of the call it needs (ΣT, D) twice in the products'
-    precision beside the gradients themselves.
+    precision beside the gradients themselves, three times where the gain sees the prediction.
     """
     x, offsets, start = inputs.x, inputs.offsets, inputs.start
     batch, states, width = start.shape
@@ -305,13 +326,14 @@ def backward(
     shared = g_shared((programs, states + 1, width), dtype=torch.float32)
     products = operand(x)
     g_logit = x.new_empty((tokens, width), dtype=products)
-    selected = torch.empty_like(g_logit)
+    seen = sees_prediction(inputs.w1)
+    selected = x.new_empty((2 if seen else 1, tokens, width), dtype=products)
     slope = inputs.slope if inputs.slope is not None else x
     gy = gy if gy.stride(-1) == 1 else gy.contiguous()
     if tokens and batch:
         backward_kernel[(programs, heads)](
             x, inputs.delta, read, slope,
-            *(part.contiguous() for part in (inputs.rate, inputs.w1, inputs.w2)),
+            *(part.contiguous() for part in (inputs.rate, *halves(inputs.w1), inputs.w2)),
             x if inputs.lead is None else inputs.lead.contiguous(),
             x if offsets is None else offsets,
             *saved, gy, x if g_final is None else g_final.contiguous(),
@@ -320,7 +342,7 @@ def backward(
             *strides(gx), *strides(g_delta), *strides(g_bias), *strides(g_slope), batch, x.shape[1], tokens,
             OP=CODES[form.operator], N=states, C=channels, ROWS=tuning.rows, AHEAD=tuning.ahead,
             INNOVATE=form.innovate, SLOPED=sloped, LED=led, VARLEN=offsets is not None, ENDED=g_final is not None,
-            OPERAND=triton_type(products), UNROLL=tuning.unroll, num_warps=tuning.warps,
+            SEEN=seen, OPERAND=triton_type(products), UNROLL=tuning.unroll, num_warps=tuning.warps,
         )  # fmt: skip
     elif g_final is None:
         g_start.zero_()
@@ -346,20 +368,23 @@ def backward(
 def weight_gradients(
     selected: Tensor, kept: tuple[Tensor, ...], g_logit: Tensor, inputs: LoopInputs
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """gW1, gW2 (H, C, C) and gb1 (H, C) in float32 from s, (gains, hidden layer) and dz of all tokens."""
+    """gW1 as w1 has it, gW2 (H, C, C) and gb1 (H, C) in float32 from s, (gains, hidden layer) and dz of all tokens.
+
+    selected: s (ΣT, D) or (1, ΣT, D), where w1 has 2C rows s and ŷ⁻ (2, ΣT, D), in the products' precision as dz.
+    """
     heads, channels = inputs.b1.shape
-    tokens = selected.shape[0]
+    tokens, seen = selected.shape[-2], sees_prediction(inputs.w1)
     # Tokens of one product: as many as leave both sums in registers.
     block = 16 if g_logit.dtype == torch.float32 else 32 if channels > 64 else 64
     share = triton.cdiv(triton.cdiv(max(tokens, 1), max(SPLITS // heads, 1)), block) * block
     splits = triton.cdiv(max(tokens, 1), share)
-    parts = selected.new_empty((splits, heads, (2 * channels + 1) * channels), dtype=torch.float32)
+    squares = 3 if seen else 2
+    parts = selected.new_empty((splits, heads, (squares * channels + 1) * channels), dtype=torch.float32)
     weights_kernel[(splits, heads)](
         selected, kept[1], g_logit, inputs.w2.contiguous(), parts, tokens, share,
-        C=channels, BLOCK=block, OPERAND=triton_type(g_logit.dtype), num_warps=8 if channels > 64 else 4,
+        C=channels, BLOCK=block, SEEN=seen, OPERAND=triton_type(g_logit.dtype), num_warps=8 if channels > 64 else 4,
     )  # fmt: skip
-    square = channels * channels
     flat = parts.sum(0)
-    first, second = flat[:, :square], flat[:, square : 2 * square]
-    shape = (heads, channels, channels)
-    return first.reshape(shape), second.reshape(shape), flat[:, 2 * square :]
+    square = flat[:, : squares * channels * channels].reshape(heads, squares, channels, channels)
+    first = torch.cat([square[:, 0], square[:, 2]], 1) if seen else square[:, 0]
+    return first, square[:, 1], flat[:, squares * channels * channels :]

@@ -2,7 +2,8 @@
 
 One program owns a few sequences of one head and walks through time: predict, e = x − c·p, φ on the tensor cores, gain,
 update. States, weights and the next steps' inputs stay in registers, so that a step costs the latency of its own chain:
-prediction, s, two small products with an exchange between warps before and after each, σ, update.
+prediction, s, two small products with an exchange between warps before and after each, σ, update. A gain that sees the
+prediction has a third product, of c·p, begun before s is there.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
@@ -120,11 +121,11 @@ def readout(c, h, N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["B", "T"])
 def forward_kernel(
-    x, delta, read, bias, slope, rate, w1, b1, w2, start, lead, offsets, y, final, states, gains, hiddens,
+    x, delta, read, bias, slope, rate, w1, wp, b1, w2, start, lead, offsets, y, final, states, gains, hiddens,
     x_b, x_t, delta_b, delta_t, read_b, read_t, bias_b, bias_t, slope_b, slope_t, y_b, y_t, B, T,
     OP: tl.constexpr, N: tl.constexpr, C: tl.constexpr, ROWS: tl.constexpr, AHEAD: tl.constexpr,
     INNOVATE: tl.constexpr, SLOPED: tl.constexpr, LED: tl.constexpr, VARLEN: tl.constexpr, KEEP: tl.constexpr,
-    OPERAND: tl.constexpr, UNROLL: tl.constexpr,
+    SEEN: tl.constexpr, OPERAND: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     """y, the last states and, where KEEP, the states before each step, the gains and φ's hidden layer."""
     head, heads = tl.program_id(1), tl.num_programs(1)
@@ -152,6 +153,8 @@ def forward_kernel(
     across: tl.constexpr = OPERAND == tl.float32  # noqa: SIM300
     first_weight = weight(w1, head, C, OPERAND, across)
     second_weight = weight(w2, head, C, OPERAND, across)
+    if SEEN:
+        seen_weight = weight(wp, head, C, OPERAND, across)
     offset = tl.zeros([ROWS, C], tl.float32) + tl.load(b1 + channel).to(tl.float32)[None, :]
     tau = tl.zeros([1, C], tl.float32)
     if LED:
@@ -187,7 +190,10 @@ def forward_kernel(
         if INNOVATE:
             e = X - predicted
         s, _rest = saturation(e)
-        hidden = tl.dot(s.to(OPERAND), first_weight, offset, input_precision="tf32x3")
+        rest = offset
+        if SEEN:
+            rest = tl.dot(predicted.to(OPERAND), seen_weight, offset, input_precision="tf32x3")
+        hidden = tl.dot(s.to(OPERAND), first_weight, rest, input_precision="tf32x3")
         hidden = tl.maximum(hidden, 0.0).to(OPERAND)
         # A gather takes the products' result into the layout of the states; without it the states would take on that
         # of the products, and every input would be exchanged between warps.
@@ -236,10 +242,11 @@ def forward(inputs: LoopInputs, form: LoopForm, keep: bool, tuning: Tuning | Non
     if not tokens or not batch:
         return y, final.copy_(start), saved
     slope = inputs.slope if inputs.slope is not None else x
+    own, seen = halves(inputs.w1)
     read_last = inputs.read if inputs.read.stride(-1) == 1 else inputs.read.contiguous()
     forward_kernel[(triton.cdiv(batch, tuning.rows), heads)](
         x, inputs.delta, read_last, inputs.bias, slope,
-        inputs.rate.contiguous(), turned(inputs.w1, x), inputs.b1.contiguous(), turned(inputs.w2, x),
+        inputs.rate.contiguous(), turned(own, x), turned(seen, x), inputs.b1.contiguous(), turned(inputs.w2, x),
         start.contiguous(),
         x if inputs.lead is None else inputs.lead.contiguous(),
         x if offsets is None else offsets,
@@ -249,8 +256,8 @@ def forward(inputs: LoopInputs, form: LoopForm, keep: bool, tuning: Tuning | Non
         OP=CODES[form.operator], N=states, C=channels, ROWS=tuning.rows, AHEAD=tuning.ahead,
         INNOVATE=form.innovate, SLOPED=inputs.slope is not None,
         LED=inputs.slope is not None and inputs.lead is not None,
-        VARLEN=offsets is not None, KEEP=keep, OPERAND=triton_type(operand(x)), UNROLL=tuning.unroll,
-        num_warps=tuning.warps,
+        VARLEN=offsets is not None, KEEP=keep, SEEN=sees_prediction(inputs.w1), OPERAND=triton_type(operand(x)),
+        UNROLL=tuning.unroll, num_warps=tuning.warps,
     )  # fmt: skip
     return y, final, saved
 
@@ -265,7 +272,6 @@ def supported(inputs: LoopInputs, form: LoopForm) -> bool:
     wide = [part for part in (inputs.x, inputs.delta, inputs.bias, inputs.slope) if part is not None]
     return (
         form.segment == 1
-        and not sees_prediction(inputs.w1)
         and inputs.b1.shape[1] in (WIDTHS if inputs.x.dtype == torch.bfloat16 else WIDTHS[:-1])
         and inputs.start.shape[1] <= STATES
         and all(part.dtype in (torch.float32, torch.bfloat16, torch.float16) for part in tensors)
@@ -288,6 +294,14 @@ def operand(x: Tensor) -> torch.dtype:
 def triton_type(dtype: torch.dtype) -> Any:
     """Triton's name of an operand's precision."""
     return tl.bfloat16 if dtype == torch.bfloat16 else tl.float32
+
+
+def halves(w1: Tensor) -> tuple[Tensor, Tensor]:
+    """W1 and W_p (H, C, C) of a w1 of 2C rows; of one of C rows it twice, the second for nobody to read."""
+    if not sees_prediction(w1):
+        return w1, w1
+    own, seen = w1.chunk(2, 1)
+    return own, seen
 
 
 def turned(part: Tensor, x: Tensor) -> Tensor:
