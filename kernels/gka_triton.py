@@ -21,7 +21,7 @@ from ssrtrack.kernels.gka_states import states_kernel
 from ssrtrack.kernels.gka_states_backward import states_back_kernel
 
 Tensor = torch.Tensor
-CHUNK = 64  # steps
+CHUNK = 64  # steps; half as many for wide heads in float32
 WIDEST = 128  # numbers of a key
 BLOCK = 128  # of the values' columns that a chunk-wise program has at a time
 SHARE = 0.25  # of inputs, outputs, their gradients and x: what the states of a span's chunks may take, both ways
@@ -40,6 +40,10 @@ class Tiling(NamedTuple):
     states_back: tuple[int, int] = (4, 1)
     keys: tuple[int, int] = (4, 1)
     values: tuple[int, int] = (4, 1)
+
+
+# float32 takes three products of twice as wide numbers for each.
+SINGLE = Tiling(states=(8, 2), solve=(8, 1), adjoint=(8, 1), keys=(8, 1), values=(8, 1))
 
 
 class Plan(NamedTuple):
@@ -64,6 +68,10 @@ class Plan(NamedTuple):
     known: dict[str, Any]
 
     @property
+    def tiling(self) -> Tiling:
+        return Tiling() if self.fine == torch.float16 else SINGLE
+
+    @property
     def spans(self) -> Iterator[tuple[int, int]]:
         """First chunk and number of chunks."""
         return ((begin, min(self.span, self.chunks - begin)) for begin in range(0, self.chunks, self.span))
@@ -82,8 +90,8 @@ def forward(
     That is x (B, T, H, D) and what it was divided by (B, T, H), ‖H‖_F (B, T, H), and the states (H, U) between spans.
     span: chunks, for tests and tuning.
     """
-    tiling = Tiling() if tiling is None else tiling
     plan, (q, k, v, log_decay) = plan_of(inputs, form, span), inputs[:4]
+    tiling = plan.tiling if tiling is None else tiling
     o = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     x = torch.empty(q.shape if keep else (0,), dtype=plan.fine, device=q.device)
     size, F = (torch.empty(q.shape[:3] if keep else (0,), dtype=torch.float32, device=q.device) for _ in range(2))
@@ -109,8 +117,8 @@ def backward(
     *, tiling: Tiling | None = None, span: int | None = None,
 ) -> GkaGradients:  # fmt: skip
     """Gradients in the order of `GkaInputs`, without offsets', from those of o and of the last H and U."""
-    tiling = Tiling() if tiling is None else tiling
     plan, (q, k, v, log_decay), (x, size, F, *between) = plan_of(inputs, form, span), inputs[:4], saved
+    tiling = plan.tiling if tiling is None else tiling
     gq, gk, gv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
     # d is not needed any more where ∂L/∂k is written.
     adjoint = gk if gk.dtype == plan.dtype else torch.empty(k.shape, dtype=plan.dtype, device=k.device)
@@ -135,7 +143,7 @@ def backward(
         ends = _ends(plan, k)
         states_back_kernel[(plan.DP * (plan.DP + plan.VP) // numbers, plan.sequences * plan.heads)](
             lasts, *(state or ends), *after, *ends, *_indices(inputs, plan)[:2], *sizes, int(state is not None),
-            plan.heads, plan.D, plan.V, C=CHUNK, DP=plan.DP, VP=plan.VP, BN=numbers, VARLEN=plan.table is not None,
+            plan.heads, plan.D, plan.V, **_chosen(plan, "C", "DP", "VP", "VARLEN"), BN=numbers,
             num_warps=tiling.states_back[0], num_stages=tiling.states_back[1],
         )  # fmt: skip
         keys_kernel[_grid(plan, count)](
@@ -163,17 +171,19 @@ def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
     # Triton's interpreter multiplies bfloat16 as if its bits were integers.
     rough = q.dtype == torch.bfloat16 and form.ridge >= ROUGH and not triton.knobs.runtime.interpret
     dtype, fine = (torch.bfloat16, torch.float16) if rough else (torch.float32, torch.float32)
-    chunks, table = triton.cdiv(T, CHUNK), None
+    # Four float32 tiles of a state have no room in a multiprocessor beside chunks of that length.
+    chunk = CHUNK if rough or DP <= 64 else CHUNK // 2
+    chunks, table = triton.cdiv(T, chunk), None
     if offsets is not None:
-        table = _tabled(offsets, T)
+        table = _tabled(offsets, T, chunk)
         chunks = span = len(table[2])
     if span is None:
         states = 2 * (DP * DP + DP * VP)
-        spans = triton.cdiv(states, int(SHARE * CHUNK * (6 * D + 3 * V)))
+        spans = triton.cdiv(states, int(SHARE * chunk * (6 * D + 3 * V)))
         free = states * chunks * inputs.sequences * heads * dtype.itemsize <= FREE
         span = chunks if free else triton.cdiv(chunks, spans)
     known = {
-        "C": CHUNK,
+        "C": chunk,
         "DP": DP,
         "VP": VP,
         "DT": tl.bfloat16 if rough else tl.float32,
@@ -186,11 +196,11 @@ def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
     return Plan(inputs.sequences, heads, D, V, DP, VP, chunks, span, dtype, fine, table, known)
 
 
-def _tabled(offsets: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def _tabled(offsets: Tensor, steps: int, chunk: int) -> tuple[Tensor, Tensor, Tensor]:
     """Offsets, each sequence's first chunk, and each chunk's sequence; surplus chunks lie beyond the last one's end."""
-    ends = ((offsets[1:] - offsets[:-1] + CHUNK - 1) // CHUNK).cumsum(0)
+    ends = ((offsets[1:] - offsets[:-1] + chunk - 1) // chunk).cumsum(0)
     firsts = torch.nn.functional.pad(ends, (1, 0))
-    places = torch.arange(steps // CHUNK + len(ends), device=offsets.device)
+    places = torch.arange(steps // chunk + len(ends), device=offsets.device)
     owners = torch.searchsorted(ends, places, right=True).clamp(max=len(ends) - 1)
     return offsets, firsts.to(torch.int32), owners.to(torch.int32)
 
@@ -205,7 +215,8 @@ def _walk(
     states_kernel[((plan.DP + plan.VP) // BN, plan.sequences * plan.heads)](
         k, v, inputs.log_decay, *(start or last), *before, *last, *_indices(inputs, plan)[:2],
         k.shape[1], *part, int(start is not None), plan.heads, plan.D, plan.V, *_strides(plan, k, v),
-        **_chosen(plan, "C", "DP", "VP", "DT", "DOT", "VARLEN", "EVEN", "EVEN_V"), BN=BN, num_warps=tiling.states[0], num_stages=tiling.states[1],
+        **_chosen(plan, "C", "DP", "VP", "DT", "DOT", "VARLEN", "EVEN", "EVEN_V"), BN=BN,
+        num_warps=tiling.states[0], num_stages=tiling.states[1],
     )  # fmt: skip
 
 
