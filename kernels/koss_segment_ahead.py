@@ -123,17 +123,20 @@ def as_it_is(v):
 
 @triton.jit
 def read_tile(
-    pointer, apart, stride, first, left, S: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, G: tl.constexpr
-):
-    """c of S steps from `first` on as it lies in memory, [G·NS, S·EVEN], EVEN ≥ NI a power of two.
+    pointer, apart, stride, first, left, S: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, G: tl.constexpr,
+    C: tl.constexpr,
+):  # fmt: skip
+    """c of S steps from `first` on, [G·AGAIN·NS, S·EVEN], EVEN ≥ NI a power of two; small tiles AGAIN and again.
 
+    That is a number for each thread: of fewer the compiler would have every thread fetch all.
     Past the last of `left` steps that one again: K and Δ are 0 there.
     """
     EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
-    row, place = tl.arange(0, G * NS)[:, None], tl.arange(0, S * EVEN)[None, :]
+    AGAIN: tl.constexpr = max(1, C // (S * EVEN))
+    row, place = tl.arange(0, G * AGAIN * NS)[:, None], tl.arange(0, S * EVEN)[None, :]
     t = tl.minimum(first + place // EVEN, left - 1)
     i = tl.minimum(place % EVEN, NI - 1)
-    numbers = tl.load(pointer + (row // NS * apart + t * stride + (row % NS * NI + i)))
+    numbers = tl.load(pointer + (row // (AGAIN * NS) * apart + t * stride + (row % NS * NI + i)))
     return as_it_is(numbers.to(tl.float32))
 
 
@@ -141,12 +144,13 @@ def read_tile(
 def reads(tile, S: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, G: tl.constexpr, C: tl.constexpr):
     """`read_tile` for all pairs, in float32: that of step s and state i at s·NI + i."""
     EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
-    columns = unstack(tile, G * NS, S * EVEN, (S * EVEN).bit_length() - 1)
+    AGAIN: tl.constexpr = max(1, C // (S * EVEN))
+    columns = unstack(tile, G * AGAIN * NS, S * EVEN, (S * EVEN).bit_length() - 1)
     out = ()
     for s in tl.static_range(S):
         for i in tl.static_range(NI):
-            column = tl.reshape(columns[s * EVEN + i], [G, 1, NS])
-            out = out + (tl.reshape(tl.broadcast_to(column, [G, C, NS]), [G * C * NS]),)
+            column = tl.reshape(columns[s * EVEN + i], [G * AGAIN, 1, NS])
+            out = out + (tl.reshape(tl.broadcast_to(column, [G * AGAIN, C // AGAIN, NS]), [G * C * NS]),)
     return out
 
 
@@ -261,7 +265,7 @@ def ask(pointer, wanted):
 
 
 @triton.jit
-def ask_rows(pointer, apart, stride: tl.constexpr, first, left, S: tl.constexpr, G: tl.constexpr, C: tl.constexpr):
+def ask_rows(pointer, apart, stride, first, left, S: tl.constexpr, G: tl.constexpr, C: tl.constexpr):
     """The same for the rows of C channels, 32 bytes each, of steps first … first + S as far as there are `left`."""
     PER: tl.constexpr = min(C, 256 // pointer.dtype.element_ty.primitive_bitwidth)
     line = tl.arange(0, S * G * (C // PER))
@@ -309,7 +313,7 @@ def forward_ahead(
         h = h + (state.to(tl.float32),)
     delta = rows_of(d_at, dt, from_step, length, 0.0, M)
     E_first = decays(rate2, delta, 0, AHEAD, M, NI, NS)
-    c_tile = read_tile(c_row, cb, ct, 0, length, S, NI, NS, G)
+    c_tile = read_tile(c_row, cb, ct, 0, length, S, NI, NS, G, C)
     for at in range(0, length, S):
         left = length - at
         if KEEP:
@@ -322,7 +326,7 @@ def forward_ahead(
         if HAS_SLOPE:
             slope = rows_of(s_at, st, from_step, left, 0.0, M)
         # What the next segment begins with, and lines of the one after it, come while this one is worked on.
-        c_tile = read_tile(c_row + at * ct, cb, ct, S, left, S, NI, NS, G)
+        c_tile = read_tile(c_row + at * ct, cb, ct, S, left, S, NI, NS, G, C)
         later = rows_of(d_at + S * dt, dt, from_step, left - S, 0.0, M)
         ask_rows(d_row + at * dt, db, dt, 2 * S, left, S, G, C)
         ask_rows(x_row + at * xt, xb, xt, S, left, S, G, C)

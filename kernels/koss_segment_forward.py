@@ -17,7 +17,7 @@ import triton.language as tl
 from ssrtrack.kernels.koss_form import LoopForm, LoopInputs
 from ssrtrack.kernels.koss_math import CODES, gain, saturation
 from ssrtrack.kernels.koss_rows import stack, unstack
-from ssrtrack.kernels.koss_segment_ahead import fits, forward_ahead
+from ssrtrack.kernels.koss_segment_ahead import ask_rows, fits, forward_ahead, read_tile, reads
 from ssrtrack.kernels.koss_segment_parts import (
     bounds,
     by_pair,
@@ -25,7 +25,6 @@ from ssrtrack.kernels.koss_segment_parts import (
     decayed,
     hidden_layer,
     kept_row,
-    load_read,
     load_slope,
     load_states,
     load_tile,
@@ -50,7 +49,6 @@ def _forward(
     LOG: tl.constexpr, P: tl.constexpr, LOGP: tl.constexpr, J: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
     PC: tl.constexpr = G * C
-    EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
     head = tl.program_id(0) % H
     b = (tl.program_id(0) // H).to(tl.int64) * G
     first, length = bounds(OFFSETS, b, T, VARLEN)
@@ -68,8 +66,17 @@ def _forward(
     h = load_states(START + b * hb + head * C, sequence * hb + channel, hn, NI, NS)
     lead = tl.load(LEAD + head * C + channel)[:, None].to(tl.float32) if HAS_LEAD else tl.zeros([PC, 1], tl.float32)
     pad = zeros(P - S, PC, NS)
+    c_tile = read_tile(c_at, cb, ct, 0, length, S, NI, NS, G, C)
     for at in range(0, length, S):
-        left = tl.minimum(length - at, S)
+        rest = length - at
+        left = tl.minimum(rest, S)
+        # From far away into the second-level cache: the compiler asks one segment ahead, too late for that.
+        ask_rows(x_at, xb, xt, 2 * S, rest, S, G, C)
+        ask_rows(d_at, db, dt, 2 * S, rest, S, G, C)
+        ask_rows(z_at, zb, zt, 2 * S, rest, S, G, C)
+        ask_rows(c_at, cb, ct, 2 * S, rest, S, G, NI * NS)
+        if HAS_SLOPE:
+            ask_rows(s_at, sb, st, 2 * S, rest, S, G, C)
         if KEEP:
             store_states(kept, sequence * kept_apart + channel, C, h, NI, NS)
         x_tile = load_tile(x_at, sequence * xb + channel, xt, left, 0.0, P)
@@ -77,10 +84,13 @@ def _forward(
         delta = unstack(load_tile(d_at, sequence * db + channel, dt, left, 0.0, P), PC, P, LOGP)
         z = by_row(load_tile(z_at, sequence * zb + channel, zt, left, -1e9, P), G, C, P)
         slope = load_slope(s_at, sequence * sb + channel, st, left, HAS_SLOPE, PC, P, LOGP)
-        c = load_read(c_at, cb, ct, left, G, C, NI, NS, S, LOG, EVEN)
+        rows, c = reads(c_tile, S, NI, NS, G, C), ()
+        for k in tl.static_range(S * NI):
+            c = c + (tl.reshape(rows[k], [PC, NS]),)
+        c_tile = read_tile(c_at, cb, ct, S, rest, S, NI, NS, G, C)
         e = x_tile
         if INNOVATE:
-            e -= stack(predictions(h, rate, delta, c, S, NI, EVEN) + pad, NS, PC, P, LOGP)
+            e -= stack(predictions(h, rate, delta, c, S, NI, NI) + pad, NS, PC, P, LOGP)
         for j in tl.static_range(J + 1):
             s, _ = saturation(by_row(e, G, C, P))
             hidden = hidden_layer(s, w1, b1, DOT)
@@ -90,10 +100,10 @@ def _forward(
             refined, y = (), ()
             for s in tl.static_range(S):
                 if j < J:
-                    refined = refined + (read_out(c, s * EVEN, decayed(g, rate, delta[s], NI), NI),)
-                g = updated(OP, g, rate, delta[s], K[s], c, s * EVEN, x[s], slope[s], lead, NI)
+                    refined = refined + (read_out(c, s * NI, decayed(g, rate, delta[s], NI), NI),)
+                g = updated(OP, g, rate, delta[s], K[s], c, s * NI, x[s], slope[s], lead, NI)
                 if j == J:
-                    y = y + (read_out(c, s * EVEN, g, NI),)
+                    y = y + (read_out(c, s * NI, g, NI),)
             if j < J:
                 e = x_tile - stack(refined + pad, NS, PC, P, LOGP)
         h = g
@@ -147,7 +157,7 @@ def tiling(inputs: LoopInputs) -> Tiling:
     if size.N <= 4:
         pairs = inputs.offsets is None and size.C <= 64 and near(inputs)
         G = 2 if pairs and size.B % 2 == 0 and size.B * size.H >= 256 else 1
-        return Tiling(G, 1, max(1, G * size.C // 32), 2)
+        return Tiling(G, 1, max(1, G * size.C // 32), 3)
     NS = 1
     while NS < 4 and size.N % (2 * NS) == 0:
         NS *= 2
