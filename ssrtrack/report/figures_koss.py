@@ -68,7 +68,7 @@ def convergence_figure(
         for name, look, far in _looked(distance):
             upper[0, 2].plot(time_s, np.maximum(far, LEAST), **look, label=name)
         upper[0, 2].set(title="Distance from K∞", xlabel="t, s", ylabel="max |K − K∞|", ylim=(1e-6, 1.0))
-        _powers_of_ten(upper[0, 2], "y")
+        powers_of_ten(upper[0, 2], "y")
         _learned(upper[1], kalman, spread, wanted)
 
     return drawn(6.2, paint)
@@ -85,7 +85,7 @@ def _learned(axes: Sequence[Axes], kalman: Array, spread: tuple[Array, Array, Ar
                          textcoords="offset points", ha="right", color=colour, fontsize=8)  # fmt: skip
         axes[0].fill_between(steps, low[:, d], high[:, d], color=colour, alpha=0.2, linewidth=0)
     axes[0].set(title="Learned gain (dashed: Kalman)", xlabel="step", ylabel="κ = K c", ylim=(0, 1))
-    _powers_of_ten(axes[0], "x")
+    powers_of_ten(axes[0], "x")
     axes[1].plot([0, 1], [0, 1], color=INK, linewidth=0.8)
     found = np.array([np.median(v[half], 0) for v in (low, median, high)])
     error = np.maximum(np.array([found[1] - found[0], found[2] - found[1]]), 0.0)
@@ -95,7 +95,7 @@ def _learned(axes: Sequence[Axes], kalman: Array, spread: tuple[Array, Array, Ar
     axes[2].plot(steps, np.abs(median - wanted).mean(1), color=COLOURS[0], label="learned")
     axes[2].plot(steps, np.abs(kalman - wanted).mean(1), color=INK, linestyle=DASHES[1], label="Kalman")
     axes[2].set(title="Mean distance from K∞", xlabel="step", ylabel="|κ − K∞|", ylim=(1e-3, 1.0))
-    _powers_of_ten(axes[2], "x", "y")
+    powers_of_ten(axes[2], "x", "y")
     axes[2].legend(fontsize=7)
 
 
@@ -120,7 +120,7 @@ def sdu_figure(
         axes[1, 1].set(title="At irregular times (sine, f = 0.03)", xlabel="jitter, samples peak to peak")
         for one in axes.ravel()[1:]:
             one.set_ylabel("RMS error / RMS derivative")
-            _powers_of_ten(one, "y")
+            powers_of_ten(one, "y")
         _legend_below(figure, [axes[0, 0], axes[1, 1]])
 
     return drawn(7.2, paint)
@@ -142,7 +142,7 @@ def precision_figure(
                 for name, look, curve in _looked({way: e for (way, *at), e in error.items() if at == [norm, segment]}):
                     one.plot(end, curve, **look, label=name)
                 one.set(title=f"ρ = {norm:g}, S = {segment}", xlabel="step", ylim=(1e-8, 1.0))
-                _powers_of_ten(one, "y")
+                powers_of_ten(one, "y")
             row[0].set_ylabel("relative error of y")
             _gradients(row[-1], {f"ρ = {norm:g}": g for (norm, s), g in gradient.items() if s == segment})
             row[-1].set_title(f"‖∂y_L/∂h_0‖, S = {segment}")
@@ -159,7 +159,7 @@ def _gradients(axes: Axes, norms: Curves) -> None:
         axes.fill_between(steps, some.min(1), some.max(1), color=look["color"], alpha=0.25, linewidth=0)
         axes.plot(steps, np.exp(np.log(some).mean(1)), **look, label=name)
     axes.set(xlabel="L", ylim=(1e-12, 1e12))
-    _powers_of_ten(axes, "y")
+    powers_of_ten(axes, "y")
     axes.legend(fontsize=7, loc="lower left")
 
 
@@ -173,7 +173,7 @@ def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
     figure.legend(list(lines.values()), list(lines), **look)
 
 
-def _powers_of_ten(axes: Axes, *names: str) -> None:
+def powers_of_ten(axes: Axes, *names: str) -> None:
     """Logarithmic axes ("x", "y") whose ticks are powers of ten; the style reads no text as mathematics."""
     for name in names:
         axis = axes.xaxis if name == "x" else axes.yaxis
