@@ -78,8 +78,9 @@ class Plan(NamedTuple):
 
 
 def supported(inputs: GkaInputs, form: GkaForm) -> bool:
-    """Keys of up to 128 numbers, λ = a ‖H‖_F, no float64."""
-    return inputs.q.shape[-1] <= WIDEST and form.adaptive and inputs.q.dtype != torch.float64
+    """Keys of up to 128 numbers, λ = a ‖H‖_F, no float64; heads of sequences fit a grid's second axis."""
+    fits = inputs.q.shape[-1] <= WIDEST and inputs.sequences * inputs.q.shape[2] < 1 << 16
+    return fits and form.adaptive and inputs.q.dtype != torch.float64
 
 
 def forward(
