@@ -382,7 +382,8 @@ def weight_gradients(
     parts = selected.new_empty((splits, heads, (squares * channels + 1) * channels), dtype=torch.float32)
     weights_kernel[(splits, heads)](
         selected, kept[1], g_logit, inputs.w2.contiguous(), parts, tokens, share,
-        C=channels, BLOCK=block, SEEN=seen, OPERAND=triton_type(g_logit.dtype), num_warps=8 if channels > 64 else 4,
+        C=channels, BLOCK=block, SEEN=seen, OPERAND=triton_type(g_logit.dtype),
+        num_warps=8 if squares * channels > 128 else 4,
     )  # fmt: skip
     flat = parts.sum(0)
     square = flat[:, : squares * channels * channels].reshape(heads, squares, channels, channels)

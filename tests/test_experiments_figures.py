@@ -190,11 +190,13 @@ def test_low_precision_costs_what_it_rounds() -> None:
     assert means == sorted(means) and means[0] < 1e-6 and 3e-4 < means[1] < means[-1] < 1e-2
 
 
-def test_gradient_norm_is_that_of_autograd() -> None:
+@pytest.mark.parametrize("seeing", [False, True])
+def test_gradient_norm_is_that_of_autograd(seeing: bool) -> None:
     """All N·C columns of ∂y_L/∂h_0 by reverse mode, against random probes by forward mode."""
     steps, at = 12, 9
-    norms = koss_precision.gradient_norms(16.0, 4, steps=steps, probes=256, heads=1)
-    given = koss_precision.loop_inputs(steps, 1, 16.0)
+    norms = koss_precision.gradient_norms(16.0, 4, steps=steps, probes=256, heads=1, seeing=seeing)
+    given = koss_precision.loop_inputs(steps, 1, 16.0, seeing=seeing)
+    assert given.w1.shape == (1, 128 if seeing else 64, 64)
 
     def last(start: Tensor) -> Tensor:
         return trace_loop(given._replace(start=start), LoopForm(segment=4, passes=1)).output[0, at - 1]

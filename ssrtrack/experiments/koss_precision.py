@@ -6,7 +6,8 @@ Two questions that decide whether the closed loop e → K → h → e may run in
 y against float64, block by block of time up to T steps: with float32 throughout, with the operands of the gain's
 two products in bfloat16 (what tensor cores take) and the state in float32, with bfloat16 inputs as well, and with the
 state itself rounded to bfloat16 after each segment. Second, ‖∂y_L/∂h_0‖ over L: it has to fall. Both depend on
-ρ = ‖W1‖₂‖W2‖₂ of the gain's φ, which the layer caps at 16: beyond, the loop turns chaotic.
+ρ = ‖W1‖₂‖W2‖₂ of the gain's φ, which the layer caps at 16: beyond, the loop turns chaotic. A gain that sees the
+prediction too, with ‖[W1; W_p]‖₂ in the place of ‖W1‖₂, does so earlier: its gradient is a row beside.
 
 On a CPU rounding is emulated; where a CUDA device is found, the kernels' own error is a row beside it.
 """
@@ -33,6 +34,7 @@ Array = NDArray[np.float64]
 STEPS, BATCH, CHANNELS, STATES = 8192, 4, 64, 4
 NORMS = (5.7, 16.0, 36.0)  # ρ: of the layer at its start, at its cap, and beyond
 GRADIENT_NORMS = (5.7, 16.0, 23.0, 36.0, 51.0)
+SEEING_NORMS = (4.8, 8.0, 11.3, 16.0)  # of a gain that sees the prediction: at its start, on the way, and at the cap
 SEGMENTS = (1, 16)
 GRADIENT_STEPS, PROBES, HEADS = 1024, 16, 4
 BLOCK = 256  # steps of time over which an error is averaged
@@ -43,23 +45,27 @@ class Precision:
     """error: by (way, ρ, S) the relative error of y, RMS(err)/RMS(y), in every BLOCK of time, whose last steps are
     `end`. gradient: by (ρ, S) the Frobenius norm of ∂y_L/∂h_0 of HEADS heads with weights of their own (L, H), at
     every step L, from random probes. slope: by (ρ, S) its logarithm's mean growth per step over the second half (H,).
+    seeing: the same norms where the gain sees the prediction, with their slopes.
     """
 
     end: Array
     error: Mapping[tuple[str, float, int], Array]
     gradient: Mapping[tuple[float, int], Array]
     slope: Mapping[tuple[float, int], Array]
+    seeing: Mapping[tuple[float, int], tuple[Array, Array]]
 
 
-def loop_inputs(steps: int, batch: int, norm: float, heads: int = 1, seed: int = 0) -> LoopInputs:
+def loop_inputs(
+    steps: int, batch: int, norm: float, heads: int = 1, seed: int = 0, *, seeing: bool = False
+) -> LoopInputs:
     """A layer's loop at its start with ρ = norm in every head, on white noise of unit variance, in float64.
 
     As `KossLayer` begins: Δ log-uniform in [0.001, 0.1] by channel, A = −1 … −N, z uniform in [−4, 0] by channel, c
-    about a half; W1, W2 Gaussian, each scaled to a spectral norm of √ρ.
+    about a half; W1, or [W1; W_p] where `seeing`, and W2 Gaussian, each scaled to a spectral norm of √ρ.
     """
     g = torch.Generator().manual_seed(seed)
     wide: dict[str, Any] = {"generator": g, "dtype": torch.float64}
-    w1, w2 = (torch.randn(heads, CHANNELS, CHANNELS, **wide) for _ in range(2))
+    w1, w2 = (torch.randn(heads, rows, CHANNELS, **wide) for rows in (CHANNELS * (1 + seeing), CHANNELS))
     w1, w2 = (w * norm**0.5 / torch.linalg.matrix_norm(w, ord=2, dim=(1, 2), keepdim=True) for w in (w1, w2))
     width = heads * CHANNELS
     step = torch.exp(torch.empty(width, dtype=torch.float64).uniform_(np.log(1e-3), np.log(0.1), generator=g))
@@ -165,14 +171,15 @@ KERNELS = {"kernel, float32": torch.float32, "kernel, bf16 gain and inputs": tor
 
 
 def gradient_norms(
-    norm: float, segment: int, steps: int = GRADIENT_STEPS, probes: int = PROBES, heads: int = HEADS
-) -> Array:
+    norm: float, segment: int, steps: int = GRADIENT_STEPS, probes: int = PROBES, heads: int = HEADS, *,
+    seeing: bool = False,
+) -> Array:  # fmt: skip
     """‖∂y_L/∂h_0‖_F for L = 1 … steps in each head (steps, heads), in float64.
 
     For v ~ N(0, I) the mean of ‖J v‖² is ‖J‖²_F; J v of all L at once is one forward-mode pass, a probe in each row of
     the batch (one and the same sequence in all). Heads know nothing of each other.
     """
-    inputs = loop_inputs(steps, 1, norm, heads)
+    inputs = loop_inputs(steps, 1, norm, heads, seeing=seeing)
     wide = inputs._replace(**{name: getattr(inputs, name).expand(probes, -1, -1) for name in (*ROUNDED, "start")})
     v = torch.randn(wide.start.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     ad: Any = forward_ad
@@ -192,16 +199,19 @@ def growth(norms: Array) -> Array:
 
 
 def koss_precision(steps: int = STEPS, gradient_steps: int = GRADIENT_STEPS) -> Precision:
-    """All of it; a minute on one core."""
+    """All of it; two minutes on one core."""
     found = errors(steps)
     cases = [(norm, segment) for norm in GRADIENT_NORMS for segment in SEGMENTS]
     gradient = {case: gradient_norms(*case, steps=gradient_steps) for case in cases}
+    seen = {(norm, segment): gradient_norms(norm, segment, gradient_steps, seeing=True)
+            for norm in SEEING_NORMS for segment in SEGMENTS}  # fmt: skip
     blocks = len(next(iter(found.values())))
     return Precision(
         end=np.minimum(BLOCK * np.arange(1.0, blocks + 1.0), steps),
         error=found,
         gradient=gradient,
         slope={case: growth(norms) for case, norms in gradient.items()},
+        seeing={case: (norms, growth(norms)) for case, norms in seen.items()},
     )
 
 
@@ -212,13 +222,15 @@ def table(result: Precision) -> list[Row]:
     for (way, norm, segment), error in result.error.items():
         marks = {f"steps 1 to {ends[0]:.0f}": error[0], f"last block of {ends[-1]:.0f} steps": error[-1]}
         rows += _rows("relative error of y", way, norm, segment, marks | {"greatest block": error.max()})
-    for (norm, segment), norms in result.gradient.items():
+    plain = {case: (norms, result.slope[case]) for case, norms in result.gradient.items()}
+    gradients = [("float64", plain), ("float64, prediction seen", result.seeing)]
+    for way, norm, segment, norms, slope in ((way, *case, *v) for way, some in gradients for case, v in some.items()):
         lengths = [4**k for k in range(10) if 4**k < len(norms)] + [len(norms)]
-        middle, slope = np.exp(np.log(norms).mean(1)), result.slope[norm, segment]
+        middle = np.exp(np.log(norms).mean(1))
         marks = {f"L = {n}, mean of heads": middle[n - 1] for n in lengths}
         marks |= {"log growth per step, least head": slope.min(), "log growth per step, greatest head": slope.max()}
         marks["log growth per step, mean of heads"] = slope.mean()
-        rows += _rows("norm of dy_L/dh_0", "float64", norm, segment, marks)
+        rows += _rows("norm of dy_L/dh_0", way, norm, segment, marks)
     return rows
 
 
