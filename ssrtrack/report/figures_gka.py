@@ -55,7 +55,7 @@ def _deep(axes: Axes, depths: Array, deep: Mapping[tuple[str, str], Array], solv
     axes.set(title="Implicit gradient", xlabel="layers", ylabel="RMS error / RMS gradient", ylim=(1e-7, 3.0))
     powers_of_ten(axes, "y")
     handles = [Line2D([], [], color=INK, linewidth=1.3, linestyle=STROKES[way]) for way in ways]
-    axes.legend(handles, ways, fontsize=6, loc="lower right")
+    axes.legend(handles, ways, fontsize=6, loc="center right", bbox_to_anchor=(1.0, 0.36))
 
 
 def _curves(axes: Axes, at: Array, curves: Curves, title: str, of: list[str] | None = None) -> None:
