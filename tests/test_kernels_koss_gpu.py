@@ -41,6 +41,8 @@ MORE: dict[str, Case] = {
     "128 channels, 4 steps a segment": Case(T=11, C=128, S=4, J=1),
     # In float32 the step kernels end at 64 channels.
     "128 channels, step by step": Case(T=11, C=128, dtype="bfloat16"),
+    "128 channels, prediction seen": Case(T=11, C=128, dtype="bfloat16", seen=True),
+    "prediction seen, 8 states": Case(T=24, B=130, C=64, N=8, dtype="bfloat16", mask=True, seen=True),
     "shorter than its segment": Case(T=5, C=64, S=8, J=1),
     "two sequences a program": Case(T=9, B=256, C=64, N=2, S=4, J=1, mask=True),
     "two sequences a program, bf16": Case(T=35, B=256, C=64, N=2, S=16, dtype="bfloat16", mask=True),
@@ -93,7 +95,9 @@ def test_triton_gives_float64s_outputs_and_gradients(name: str, monkeypatch: pyt
         assert gap(y, first["y"]) <= NEAR_ROUNDED[case.dtype] and gap(last, first["last"]) <= NEAR["float32"]
 
 
-@pytest.mark.parametrize("case", [Case(C=24), Case(dtype="float64"), Case(N=17), Case(S=3, T=7), Case(S=64, T=65)])
+@pytest.mark.parametrize(
+    "case", [Case(C=24), Case(dtype="float64"), Case(N=17), Case(S=3, T=7), Case(S=64, T=65), Case(S=4, seen=True)]
+)
 def test_what_has_no_kernel_runs_on_the_card_all_the_same(case: Case) -> None:
     inputs = inputs_of(case)
     want = answers(reference, case, doubled(inputs))

@@ -41,7 +41,7 @@ class InnovationGain(nn.Module):
         With both at 4 the loop through the gain was contracting in every case tried; the gradient over a thousand
         steps grows from a product of 36 on (operator `discrete`, one step a segment, white noise of unit variance).
         [W1; W_p] is held to it as one matrix, and that is less: with Gaussian weights the gradient fell up to a product
-        of 11 and grew at 16, the cap itself. The layers trained so far end at the cap and forget on their own task.
+        of 11 and grew at 16, the cap itself. Two layers trained on levels that jump ended at the cap, and forget there.
         """
         # Rows of zeros leave a norm as it is.
         pair = torch.cat([self.w1, functional.pad(self.w2, (0, 0, 0, self.w1.shape[1] - self.w2.shape[1]))])
