@@ -68,8 +68,9 @@ class Stability:
     """Errors are RMS(error)/RMS(value), infinite where a factorisation broke down.
 
     length: by (quantity, keys, D, solver, way) over `lengths`: of the recall, for the largest D of x too. condition: by
-    (rounds, solver, way) over `conditions`. kappa: by (keys, ridge) over `lengths`; ridge: by (keys, ridge, solver, way), of the recall. depth: by
-    (what, solver, way) over `depths`, the median over seeds. identity: `gka_identities.identities`.
+    (rounds, solver, way) over `conditions`. kappa: by (keys, ridge) over `lengths`; ridge: by (keys, ridge, solver,
+    way), of the recall. depth: by (what, solver, way) over `depths`, the median over seeds. identity:
+    `gka_identities.identities`.
     """
 
     lengths: Array
