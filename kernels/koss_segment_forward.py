@@ -131,10 +131,12 @@ def shape_of(inputs: LoopInputs) -> Shape:
 def supported(inputs: LoopInputs, form: LoopForm) -> bool:
     """Whether the kernels are written for these sizes: S = 2 … 32 and C = 16 … 128 powers of two, N ≤ 16.
 
-    A gain that sees the prediction (w1 of 2C rows) has no kernel here.
+    A gain that sees the prediction (w1 of 2C rows) has no kernel here. Heads of 128 channels need x in bfloat16: each
+    weight of a float32 product is there in two parts, more than a multiprocessor's shared memory holds.
     """
     size = shape_of(inputs)
-    sizes = size.C in (16, 32, 64, 128) and size.N <= 16 and size.T > 0
+    widths = (16, 32, 64, 128) if inputs.x.dtype == torch.bfloat16 else (16, 32, 64)
+    sizes = size.C in widths and size.N <= 16 and size.T > 0
     return form.segment in (2, 4, 8, 16, 32) and sizes and inputs.w1.shape[1] == size.C
 
 

@@ -38,8 +38,8 @@ Tensor = torch.Tensor
 # Head widths beside the table's 64 channels, programs of two sequences, and lengths that a recording has.
 MORE: dict[str, Case] = {
     **{f"{C} channels, {S} steps a segment": Case(T=11, C=C, S=S, J=int(S > 1)) for C in (16, 32) for S in (1, 4)},
-    "128 channels, 4 steps a segment": Case(T=11, C=128, S=4, J=1),
-    # In float32 the step kernels end at 64 channels.
+    # In float32 the kernels end at 64 channels.
+    "128 channels, 4 steps a segment": Case(T=11, C=128, S=4, J=1, dtype="bfloat16"),
     "128 channels, step by step": Case(T=11, C=128, dtype="bfloat16"),
     "128 channels, prediction seen": Case(T=11, C=128, dtype="bfloat16", seen=True),
     "prediction seen, 8 states": Case(T=24, B=130, C=64, N=8, dtype="bfloat16", mask=True, seen=True),
@@ -96,8 +96,12 @@ def test_triton_gives_float64s_outputs_and_gradients(name: str, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    "case", [Case(C=24), Case(dtype="float64"), Case(N=17), Case(S=3, T=7), Case(S=64, T=65), Case(S=4, seen=True)]
-)
+    "case",
+    [
+        Case(C=24), Case(C=128, S=4), Case(dtype="float64"), Case(N=17), Case(S=3, T=7), Case(S=64, T=65),
+        Case(S=4, seen=True),
+    ],
+)  # fmt: skip
 def test_what_has_no_kernel_runs_on_the_card_all_the_same(case: Case) -> None:
     inputs = inputs_of(case)
     want = answers(reference, case, doubled(inputs))

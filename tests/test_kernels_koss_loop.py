@@ -237,6 +237,7 @@ def test_offsets_that_do_not_part_the_steps_are_refused(offsets: list[int]) -> N
         ("numba", Case(slope=True, lead=True), "there is a slope"),
         ("triton", Case(dtype="float64"), "x is float64|not on a CUDA device"),
         ("triton", Case(C=12), "heads of 12 channels|not on a CUDA device"),
+        ("triton", Case(C=128, S=4), "heads of 128 channels|not on a CUDA device"),
         ("triton", Case(S=4, seen=True), "a gain that sees the prediction|not on a CUDA device"),
     ],
 )
