@@ -190,8 +190,10 @@ def launches_of(run: Training) -> dict[str, Any]:
         return {"note": f"not profiled: {first_line(error)}"}
 
 
-def rows_of(setup: Setup, ways: Sequence[tuple[Way, int]]) -> list[dict[str, Any]]:
-    """A row for each way and seed; wrong ones get no time."""
+def rows_of(
+    setup: Setup, ways: Sequence[tuple[Way, int]], keep: Callable[[list[dict[str, Any]]], None]
+) -> list[dict[str, Any]]:
+    """A row for each way and seed; wrong ones get no time. `keep` is given all that are done after each."""
     expected, rows = gradient_of(setup, WAYS[-1]), []
     recipe = setup.recipe
     for way, seed in ways:
@@ -209,6 +211,7 @@ def rows_of(setup: Setup, ways: Sequence[tuple[Way, int]]) -> list[dict[str, Any
         except Exception as error:
             row["note"] = f"does not run: {first_line(error)}"
         rows.append(row)
+        keep(finished(rows))
         print("  ".join(f"{key} {value}" for key, value in row.items() if value != ""), flush=True)
     return rows
 
@@ -256,11 +259,14 @@ def main(given: Sequence[str] | None = None) -> int:
     where = device_named(args.device)
     ways = [(way, 1) for way in WAYS] + ([] if args.quick else [(WAYS[0], 2)])
     scenario = load_suite(args.scenario, "train")[0]
-    with device_flights(scenario, 1, args.batch, Recipe().window, where) as flights:
-        rows = finished(rows_of(prepared(args, flights, where), ways))
     cuda = where.type == "cuda"
     shared = setting("torch", "numpy", *(["triton"] if cuda else ["numba"]), on=cuda_device() if cuda else device())
-    write_csv(args.output, [row | shared for row in rows])
+
+    def keep(done: list[dict[str, Any]]) -> None:
+        write_csv(args.output, [row | shared for row in done], told=False)
+
+    with device_flights(scenario, 1, args.batch, Recipe().window, where) as flights:
+        rows = finished(rows_of(prepared(args, flights, where), ways, keep))
     for row in rows:
         print(
             f"{row['way']:22s} seed {row['seed']}: {row['steps_per_s']} steps/s, {row['times_torch']} x torch, loss "

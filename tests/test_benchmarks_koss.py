@@ -288,5 +288,8 @@ def test_a_training_whose_gradient_is_wrong_is_not_timed(monkeypatch: pytest.Mon
     monkeypatch.setattr(train_koss_gpu, "gradient_of", lambda *_: next(gradients))
     monkeypatch.setattr(train_koss_gpu, "trained", lambda *_: {"steps_per_s": "1"})
     setup = train_koss_gpu.Setup(Recipe(steps=1), *[None] * 5)  # type: ignore[list-item]
-    rows = train_koss_gpu.rows_of(setup, [(way, 1) for way in train_koss_gpu.WAYS[:2]])
+    kept: list[int] = []
+    ways = [(way, 1) for way in train_koss_gpu.WAYS[:2]]
+    rows = train_koss_gpu.rows_of(setup, ways, lambda done: kept.append(len(done)))
+    assert kept == [1, 2]
     assert all("wrong" in row["note"] and "steps_per_s" not in row for row in rows)
