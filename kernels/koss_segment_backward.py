@@ -45,6 +45,7 @@ from ssrtrack.kernels.koss_segment_stages import (
     walk,
 )
 from ssrtrack.kernels.koss_segment_walk import own_at, touch, touch_rows
+from ssrtrack.kernels.koss_segment_whole import backward_whole, whole_fits
 from ssrtrack.kernels.koss_step_backward import weight_gradients
 
 Tensor = torch.Tensor
@@ -196,15 +197,22 @@ def _backward(
         tl.store(GLEAD + (b + sequence) * H * C + head * C + channel, g_lead)
 
 
-def tiling_back(inputs: LoopInputs) -> Tiling:
-    """As forward, a thread for every pair and lane; as many steps at a time as the registers hold states of."""
+def tiling_back(inputs: LoopInputs, form: LoopForm | None = None) -> Tiling:
+    """A thread for every pair and lane; as many steps at a time as the registers hold states of, or as compile soon.
+
+    All steps of a segment at once where a lane for every state leaves room for them.
+    """
     size, tiles = shape_of(inputs), tiling(inputs)
+    whole = Tiling(1, size.N, size.C * size.N // 32, 1, 0 if form is None else form.segment)
+    if form is not None and form.segment <= 16 and whole.warps <= 8 and whole_fits(form, whole, size.C, 1):
+        return whole
     NS = tiles.NS
     while size.C * NS > 256 and NS > 1:
         NS //= 2
     NI = size.N // NS
     warps = max(1, tiles.G * size.C * NS // 32)
-    return Tiling(tiles.G, NS, warps, 1, 4 if NI <= 4 else 2 if NI <= 8 else 1)
+    slow = form is not None and (form.passes > 0 or form.operator in ("neumann", "bucy"))
+    return Tiling(tiles.G, NS, warps, 1, 2 if slow and NI <= 8 else 4 if NI <= 4 else 2 if NI <= 8 else 1)
 
 
 def backward(
@@ -217,7 +225,7 @@ def backward(
 ) -> LoopGradients:
     """Gradients in the order of `LoopInputs` but for offsets, from gy (B, T, D) and g_final (B, N, D)."""
     size = shape_of(inputs)
-    tiles = tiling_back(inputs) if tiles is None else tiles
+    tiles = tiling_back(inputs, form) if tiles is None else tiles
     given, strides = pointers(inputs)
     zero = 0 if inputs.offsets is not None else 1
     gy, g_final = gy if gy.stride(-1) == 1 else gy.contiguous(), g_final.contiguous()
@@ -234,18 +242,26 @@ def backward(
     selected, hidden = (gx.new_empty((passes, *gx.shape), dtype=given[5].dtype) for _ in range(2))
     logit = torch.empty_like(selected) if twice else g_bias[None]
     programs = size.B // tiles.G * size.H
-    steps, pairs = min(tiles.U, form.segment), tiles.G * size.C
-    sums = min(form.segment, max(1, 32 // (1 << (NI - 1).bit_length())))
-    own = own_at("end", form.segment, options["P"], steps, options["J"], NI, pairs, pairs * tiles.NS)
-    own = g_final.new_empty((programs, own))
     xb, xt, db, dt, cb, ct, zb, zt, sb, st = strides
-    _backward[(programs,)](
-        *given, saved[0], gy, g_final, gx, g_delta, g_read, g_bias, gx if g_slope is None else g_slope, g_rate,
-        g_start, g_lead, selected, hidden, logit, own, size.T, size.H, xb, db, cb, zb, sb, gy.stride(0) * zero,
-        gx.stride(0) * zero, gx.numel(), g_read.stride(0), g_read.stride(1) * zero, g_read.stride(2),
-        given[4].stride(0), *g_final.stride()[:2], xt=xt, dt=dt, ct=ct, zt=zt, st=st, gt=gy.stride(1), ot=gx.stride(1),
-        U=steps, W=sums, TWICE=twice, **options,
-    )  # fmt: skip
+    outputs = (gx, g_delta, g_read, g_bias, gx if g_slope is None else g_slope, g_rate, g_start, g_lead)
+    apart = (xb, db, cb, zb, sb, gy.stride(0) * zero, gx.stride(0) * zero)
+    rest = (g_read.stride(0), g_read.stride(1) * zero, g_read.stride(2), given[4].stride(0), *g_final.stride()[:2])
+    options |= {"xt": xt, "dt": dt, "ct": ct, "zt": zt, "st": st, "gt": gy.stride(1), "ot": gx.stride(1)}
+    options["TWICE"] = twice
+    if whole_fits(form, tiles, size.C, NI):
+        del options["J"]
+        backward_whole[(programs,)](
+            *given, saved[0], gy, g_final, *outputs, selected, hidden, logit, size.T, size.H, *apart, *rest, **options
+        )
+    else:
+        steps, pairs = min(tiles.U, form.segment), tiles.G * size.C
+        sums = min(form.segment, max(1, 32 // (1 << (NI - 1).bit_length())))
+        own = own_at("end", form.segment, options["P"], steps, options["J"], NI, pairs, pairs * tiles.NS)
+        own = g_final.new_empty((programs, own))
+        _backward[(programs,)](
+            *given, saved[0], gy, g_final, *outputs, selected, hidden, logit, own, size.T, size.H, *apart, gx.numel(),
+            *rest, U=steps, W=sums, **options,
+        )  # fmt: skip
     lead = None
     if inputs.lead is not None:
         lead = g_lead.sum(0) if options["HAS_LEAD"] else torch.zeros_like(inputs.lead)
