@@ -198,7 +198,7 @@ def _backward(
 
 
 def tiling_back(inputs: LoopInputs, form: LoopForm | None = None) -> Tiling:
-    """A thread for every pair and lane; as many steps at a time as the registers hold states of, or as compile soon.
+    """A thread for every pair and lane; as many steps at a time as the registers hold states of.
 
     All steps of a segment at once where a lane for every state leaves room for them.
     """
@@ -211,8 +211,7 @@ def tiling_back(inputs: LoopInputs, form: LoopForm | None = None) -> Tiling:
         NS //= 2
     NI = size.N // NS
     warps = max(1, tiles.G * size.C * NS // 32)
-    slow = form is not None and (form.passes > 0 or form.operator in ("neumann", "bucy"))
-    return Tiling(tiles.G, NS, warps, 1, 2 if slow and NI <= 8 else 4 if NI <= 4 else 2 if NI <= 8 else 1)
+    return Tiling(tiles.G, NS, warps, 1, 4 if NI <= 4 else 2 if NI <= 8 else 1)
 
 
 def backward(

@@ -14,6 +14,7 @@ from ssrtrack.kernels.koss_math import INTERPRETED
 from ssrtrack.kernels.koss_rows import pile, unstack
 from ssrtrack.kernels.koss_segment_ahead import exchange, halved, rows_of
 from ssrtrack.kernels.koss_segment_parts import by_pair, by_row, operand
+from ssrtrack.kernels.koss_segment_walk import load_code, store_code
 
 
 @triton.jit
@@ -69,24 +70,6 @@ def store_hidden(
     step = row // (G * Q) * M + k
     place = row % G * apart + step * stride + tl.arange(0, C)[None, :]
     tl.store(pointer + place, hidden.to(pointer.dtype.element_ty), mask=(k < M) & (step < left))
-
-
-@triton.constexpr_function
-def load_code(rough, k, stride, other):
-    """Loads step k, `other` unless the step is there; bfloat16 is float32's upper half."""
-    bits, shift = ("u16", "shl.b32 $0, $0, 16;") if rough else ("b32", "")
-    other = 0 if other == 0.0 else 0xCE6E if rough else 0xCE6E6B28  # −1e9, a closed gate
-    load = f"mov.b32 $0, {other}; @p ld.global.nc.{bits} $0, [$1+{k * stride * (2 if rough else 4)}]; {shift}"
-    return f"{{ .reg .pred p; setp.gt.s32 p, $2, {k}; " + load + " }"
-
-
-@triton.constexpr_function
-def store_code(rough, k, stride):
-    place = k * stride * (2 if rough else 4)
-    store = f"@p st.global.b32 [$1+{place}], $2;"
-    if rough:
-        store = f".reg .b16 t; .reg .f32 f; mov.b32 f, $2; cvt.rn.bf16.f32 t, f; @p st.global.b16 [$1+{place}], t;"
-    return f"{{ .reg .pred p; setp.gt.s32 p, $3, {k}; " + store + " mov.u32 $0, 0; }"
 
 
 @triton.jit

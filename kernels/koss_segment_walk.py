@@ -9,7 +9,7 @@ in the caches: rows [G·C] of a step for φ's tiles, vectors [R] for the thread 
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment, var-annotated"
-# ruff: noqa: RUF005 (Triton knows no unpacking)
+# ruff: noqa: RUF005, SIM300 (Triton knows no unpacking)
 
 import triton
 import triton.language as tl
@@ -103,12 +103,39 @@ def there(pointer, t, left):
     return tl.full(pointer.shape, t, tl.int32) < left
 
 
+@triton.constexpr_function
+def load_code(rough, k, stride, other):
+    """Loads step k, `other` unless the step is there; bfloat16 is float32's upper half."""
+    bits, shift = ("u16", "shl.b32 $0, $0, 16;") if rough else ("b32", "")
+    other = 0 if other == 0.0 else 0xCE6E if rough else 0xCE6E6B28  # −1e9, a closed gate
+    load = f"mov.b32 $0, {other}; @p ld.global.nc.{bits} $0, [$1+{k * stride * (2 if rough else 4)}]; {shift}"
+    return f"{{ .reg .pred p; setp.gt.s32 p, $2, {k}; " + load + " }"
+
+
+@triton.constexpr_function
+def store_code(rough, k, stride):
+    place = k * stride * (2 if rough else 4)
+    store = f"@p st.global.b32 [$1+{place}], $2;"
+    if rough:
+        store = f".reg .b16 t; .reg .f32 f; mov.b32 f, $2; cvt.rn.bf16.f32 t, f; @p st.global.b16 [$1+{place}], t;"
+    return f"{{ .reg .pred p; setp.gt.s32 p, $3, {k}; " + store + " mov.u32 $0, 0; }"
+
+
 @triton.jit
 def steps_of(pointer, stride: tl.constexpr, left, U: tl.constexpr):
     """U steps [R], `stride` apart, in float32; 0 where fewer are `left`."""
+    KIND: tl.constexpr = pointer.dtype.element_ty
+    ROUGH: tl.constexpr = KIND == tl.bfloat16
     out = ()
     for u in tl.static_range(U):
-        out = out + (tl.load(pointer + u * stride, mask=there(pointer, u, left), other=0.0).to(tl.float32),)
+        if INTERPRETED or (not ROUGH and KIND != tl.float32):
+            out = out + (tl.load(pointer + u * stride, mask=there(pointer, u, left), other=0.0).to(tl.float32),)
+        else:
+            # The compiler looks at everything beside every load it knows of, for long; of this one it does not know.
+            bits = tl.inline_asm_elementwise(
+                load_code(ROUGH, u, stride, 0.0), "=&r,l,r", [pointer, left], tl.int32, True, 1
+            )
+            out = out + (bits.to(tl.float32, bitcast=True),)
     return out
 
 
@@ -176,13 +203,19 @@ def store_pair(pointer, value, NS: tl.constexpr):
 
 
 @triton.jit
-def store_step(pointer, value, t, left, NS: tl.constexpr):
+def store_step(pointer, value, t: tl.constexpr, left, NS: tl.constexpr):
     """The same into an output, where step t is there."""
-    if NS == 1:
-        tl.store(pointer, value.to(pointer.dtype.element_ty), mask=there(pointer, t, left))
+    KIND: tl.constexpr = pointer.dtype.element_ty
+    ROUGH: tl.constexpr = KIND == tl.bfloat16
+    if NS > 1:
+        left = tl.where(tl.arange(0, value.shape[0]) % NS == 0, left, 0)
+    if INTERPRETED or (not ROUGH and KIND != tl.float32):
+        tl.store(pointer, value.to(KIND), mask=tl.full(value.shape, t, tl.int32) < left)
     else:
-        first = tl.arange(0, value.shape[0]) % NS == 0
-        tl.store(pointer, value.to(pointer.dtype.element_ty), mask=first & there(pointer, t, left))
+        bits = value.to(tl.int32, bitcast=True)
+        tl.inline_asm_elementwise(
+            store_code(ROUGH, t, 0), "=r,l,r,r", [pointer, bits, left], dtype=tl.int32, is_pure=False, pack=1
+        )
 
 
 @triton.jit
