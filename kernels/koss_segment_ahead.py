@@ -129,14 +129,15 @@ def read_tile(
     """c of S steps from `first` on, [G·AGAIN·NS, S·EVEN], EVEN ≥ NI a power of two; small tiles AGAIN and again.
 
     That is a number for each thread: of fewer the compiler would have every thread fetch all.
-    Past the last of `left` steps that one again: K and Δ are 0 there.
+    Past the last of `left` steps that one again: K and Δ are 0 there. Of an empty sequence nothing is read.
     """
     EVEN: tl.constexpr = 1 << (NI - 1).bit_length()
     AGAIN: tl.constexpr = max(1, C // (S * EVEN))
     row, place = tl.arange(0, G * AGAIN * NS)[:, None], tl.arange(0, S * EVEN)[None, :]
     t = tl.minimum(first + place // EVEN, left - 1)
     i = tl.minimum(place % EVEN, NI - 1)
-    numbers = tl.load(pointer + (row // (AGAIN * NS) * apart + t * stride + (row % NS * NI + i)))
+    place = row // (AGAIN * NS) * apart + t * stride + (row % NS * NI + i)
+    numbers = tl.load(pointer + place, mask=t >= 0, other=0.0)
     return as_it_is(numbers.to(tl.float32))
 
 
