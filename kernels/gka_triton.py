@@ -23,6 +23,9 @@ from ssrtrack.kernels.gka_states_backward import states_back_kernel
 Tensor = torch.Tensor
 CHUNK = 64  # steps; half as many for wide heads in float32
 WIDEST = 128  # numbers of a key
+# Columns of the narrowest tile on a card: 32 and 16 in float32 died of an illegal access on an H200 (Triton 3.6), while
+# no index lies outside its tensor.
+NARROWEST = 64
 BLOCK = 128  # of the values' columns that a chunk-wise program has at a time
 SHARE = 0.25  # of inputs, outputs, their gradients and x: what the states of a span's chunks may take, both ways
 ROUGH = 1.0 / 512.0  # ridge from which x, up to 1/ridge times as large as q, has room in float16
@@ -167,10 +170,11 @@ def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
     """Sequences of unequal length have their chunks counted on the device, and all of them in one span."""
     q, v, offsets = inputs.q, inputs.v, inputs.offsets
     T, heads, D, V = *q.shape[1:], v.shape[3]
-    DP, VP = (max(16, triton.next_power_of_2(size)) for size in (D, V))
+    least = 16 if _interpreted() else NARROWEST
+    DP, VP = (max(least, triton.next_power_of_2(size)) for size in (D, V))
     VP = VP if VP <= BLOCK else triton.cdiv(V, BLOCK) * BLOCK
     # Triton's interpreter multiplies bfloat16 as if its bits were integers.
-    rough = q.dtype == torch.bfloat16 and form.ridge >= ROUGH and not triton.knobs.runtime.interpret
+    rough = q.dtype == torch.bfloat16 and form.ridge >= ROUGH and not _interpreted()
     dtype, fine = (torch.bfloat16, torch.float16) if rough else (torch.float32, torch.float32)
     # Four float32 tiles of a state have no room in a multiprocessor beside chunks of that length.
     chunk = CHUNK if rough or DP <= 64 else CHUNK // 2
@@ -195,6 +199,11 @@ def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
         "EVEN_V": VP == V,
     }
     return Plan(inputs.sequences, heads, D, V, DP, VP, chunks, span, dtype, fine, table, known)
+
+
+def _interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter."""
+    return bool(triton.knobs.runtime.interpret)
 
 
 def _tabled(offsets: Tensor, steps: int, chunk: int) -> tuple[Tensor, Tensor, Tensor]:

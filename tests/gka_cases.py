@@ -91,6 +91,7 @@ CASES: dict[str, Case] = {
     "packed": Case(lengths=(3, 1, 9)),
     "packed, an empty one": Case(lengths=(5, 0, 2)),
     "packed chunks": Case(lengths=(65, 4, 64), H=1, start=False),
+    "24 and 16, packed": Case(lengths=(5, 65, 4), H=2, D=24, V=16),
     "bf16": Case(T=20, dtype="bfloat16"),
     "bf16, gates in float32": Case(T=66, B=1, D=32, V=32, dtype="bfloat16", mixed=True, start=False),
     "bf16, packed": Case(lengths=(7, 30), dtype="bfloat16", mixed=True),

@@ -162,6 +162,18 @@ def test_triton_gives_the_exact_solutions_gradients(name: str) -> None:
     assert faults(answers(by("triton"), case, inputs_of(case)), expected(name), case, ROUNDED) == {}
 
 
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", ["24 and 16, packed", "narrower values"])
+def test_narrow_heads_are_padded_to_64_for_a_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrower tiles died there of an illegal access; the padded ones run here."""
+    kernels: Any = public._triton()
+    monkeypatch.setattr(kernels, "_interpreted", lambda: False)
+    case = CASES[name]
+    plan = kernels.plan_of(inputs_of(case), case.form)
+    assert (plan.DP, plan.VP) == (64, 64)
+    assert faults(answers(by("triton"), case, inputs_of(case)), expected(name), case, ROUNDED) == {}
+
+
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("name", ["q", "k", "v", "log_decay", "alpha", "H0", "U0"])
 def test_gradients_of_one_input_alone(name: str, backend: str) -> None:
