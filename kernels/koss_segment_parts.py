@@ -76,33 +76,6 @@ def load_slope(
 
 
 @triton.jit
-def load_read(
-    pointer, apart, stride, left, G: tl.constexpr, C: tl.constexpr, NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr,
-    LOG: tl.constexpr, EVEN: tl.constexpr,
-):  # fmt: skip
-    """c of a segment as S·EVEN tiles, [1, NS] or [G·C, 1], that of step s and tile i at s·EVEN + i.
-
-    EVEN ≥ NI is a power of two; several sequences, `apart` from one another, have one lane. Past the end the last row
-    is read again: K and Δ are 0 there.
-    """
-    place = tl.arange(0, S * EVEN)[None, :]
-    row = tl.minimum(place // EVEN, left - 1)
-    i = tl.minimum(place % EVEN, NI - 1)
-    rows = ()
-    if G == 1:
-        tile = tl.load(pointer + (row * stride + tl.arange(0, NS)[:, None] * NI + i))
-        columns = unstack(tile.to(tl.float32), NS, S * EVEN, LOG + EVEN.bit_length() - 1)
-        for k in tl.static_range(S * EVEN):
-            rows = rows + (tl.reshape(columns[k], [1, NS]),)
-    else:
-        tile = tl.load(pointer + (tl.arange(0, G)[:, None] * apart + row * stride + i))
-        columns = unstack(tile.to(tl.float32), G, S * EVEN, LOG + EVEN.bit_length() - 1)
-        for k in tl.static_range(S * EVEN):
-            rows = rows + (tl.reshape(tl.broadcast_to(columns[k], [G, C]), [G * C, 1]),)
-    return rows
-
-
-@triton.jit
 def load_states(pointer, offset, stride, NI: tl.constexpr, NS: tl.constexpr):
     """N states, `stride` apart from `pointer` + `offset` [G·C] on → NI tiles [G·C, NS]."""
     tiles = ()
