@@ -48,23 +48,19 @@ def norms(K, e, H, e_H, G, C: tl.constexpr, DOT: tl.constexpr):
 
 
 @triton.jit
-def stepped(x, before, right, w, short, ridge):
-    """What an iteration adds H x̂'s part to: x̂ + (w − 1)(x̂ − x̂₋) + w ŝ (right − a x̂)."""
-    if right.dtype == tl.float32:
-        return x + ((w - 1.0) * (x - before) + (w * short) * (right - ridge * x))
-    else:
-        # Three products instead of five; what that rounds more is little beside operands of 16 bits.
-        return (1.0 - w) * before + (w - w * short * ridge) * x + (w * short) * right.to(tl.float32)
-
-
-@triton.jit
 def iterated(x, before, w, right, K, H, near, far, short, ridge, DOT: tl.constexpr):
-    """The x̂ after x̂ and x̂₋."""
-    X = x.to(K.dtype)
-    S = (tl.dot(X, tl.trans(K), input_precision=DOT) * (-w * short)).to(K.dtype) * near
-    y = stepped(x, before, right, w, short, ridge)
-    y = tl.dot(X * (-w * short * far).to(K.dtype)[:, None], H, y, input_precision=DOT)
-    return tl.dot(S, K, y, input_precision=DOT)
+    """The x̂ after x̂ and x̂₋: x̂ + (w − 1)(x̂ − x̂₋) + w ŝ (right − a x̂ − H x̂).
+
+    x̂ is kept in the operands' precision: its products are then those of the very x̂ that is added to, so that
+    iterations come to rest where the equations hold; and what is added is small there, and so is its rounding.
+    """
+    DT: tl.constexpr = K.dtype
+    more, part = tl.full([], w - 1.0, DT), tl.full([], w * short, DT)
+    y = more * (x - before) + part * (right - tl.full([], ridge, DT) * x)
+    # The sign is there twice: as what has been computed just now, −x̂ goes from registers to the tensor cores.
+    S = (tl.dot(-x, tl.trans(K), input_precision=DOT) * (w * short)).to(DT) * near
+    y = tl.dot(x * (-w * short * far).to(DT)[:, None], H, y.to(tl.float32), input_precision=DOT)
+    return x + tl.dot(S, K, y, input_precision=DOT).to(DT)
 
 
 @triton.jit
@@ -76,7 +72,7 @@ def solved(right, K, e, H, e_H, G, F, rounds, short, ridge, rho2, C: tl.constexp
     F = tl.where(F <= EMPTY, 1.0, F)
     near = (decays(G, C) * ((e * e)[None, :] / F[:, None])).to(K.dtype)
     far = tl.exp2(G) * (e_H / F)
-    x = short * right.to(tl.float32)
+    x = (short * right.to(tl.float32)).to(K.dtype)
     before = tl.zeros_like(x)
     w = short * 0.0 + 2.0
     for _ in range(rounds // 2):
@@ -87,7 +83,7 @@ def solved(right, K, e, H, e_H, G, F, rounds, short, ridge, rho2, C: tl.constexp
     if rounds % 2 == 1:
         w = 4.0 / (4.0 - rho2 * w)
         x = iterated(x, before, w, right, K, H, near, far, short, ridge, DOT)
-    return x
+    return x.to(tl.float32)
 
 
 @triton.jit
