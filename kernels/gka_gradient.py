@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 
 from ssrtrack.kernels.gka_tiles import (
+    by_rows,
+    by_whole,
     chunk_of,
     column,
     decays_ahead,
@@ -27,8 +29,6 @@ from ssrtrack.kernels.gka_tiles import (
     put_column,
     put_rows,
     rows,
-    size_of,
-    sizes,
     square,
 )
 
@@ -130,16 +130,13 @@ def values_kernel(
     at = head_at(b, t0, h, steps * heads, heads, 1)
     G = gates(log_decay + at, left, heads, C)
     last = last_of(G, C)
-    K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN).to(tl.float32)
-    e = sizes(K)
-    K = (K / e[:, None]).to(OT)
+    K, e = by_rows(rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN), OT)
     e_x = column(size + at, left, heads, C, 0.0)
     mixed = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]
     if ALPHA:
         Q = rows(q + head_at(b, t0, h, q_b, q_t, q_h), left, q_t, d, D, C, EVEN).to(tl.float32)
         mixed = Q + column(alpha + at, left, heads, C, 0.0)[:, None] * (mixed - Q)
-    e_x = sizes(mixed)
-    X = (mixed / e_x[:, None]).to(OT)
+    X, e_x = by_rows(mixed, OT)
     mixed = mixed.to(DT)
     read = tl.dot(K, tl.trans(X), input_precision=DOT) * (e[:, None] * e_x[None, :])
     weights = (read * decays_ahead(G, C) * scale).to(DT)
@@ -156,8 +153,8 @@ def values_kernel(
         Y = rows(go, left, go_t, c, V, C, EVEN_V).to(DT)
         values = rows(v, left, v_t, c, V, C, EVEN_V).to(DT)
         # Where q̃ is much larger across the keys than along them, so is dU.
-        e_U = size_of(after)
-        kept = tl.dot(K, (after.to(tl.float32) / e_U).to(OT), input_precision=DOT)
+        dU_here, e_U = by_whole(after, OT)
+        kept = tl.dot(K, dU_here, input_precision=DOT)
         kept *= (e * e_U * tl.exp2(last - G))[:, None]
         ends += tl.sum(kept * values.to(tl.float32), 1)
         put_rows(gv + at * V, tl.dot(weights, Y, kept, input_precision=DOT), left, heads * V, c, V, C, EVEN_V)

@@ -19,6 +19,8 @@ import triton.language as tl
 
 from ssrtrack.kernels.gka_tiles import (
     EMPTY,
+    by_rows,
+    by_whole,
     chunk_of,
     column,
     decays,
@@ -27,8 +29,6 @@ from ssrtrack.kernels.gka_tiles import (
     put_column,
     put_rows,
     rows,
-    size_of,
-    sizes,
     square,
 )
 
@@ -113,17 +113,12 @@ def solve_kernel(
     d = tl.arange(0, DP)
     at = head_at(b, t0, h, steps * heads, heads, 1)
     G = gates(log_decay + at, left, heads, C)
-    K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN).to(tl.float32)
-    e = sizes(K)
-    K = (K / e[:, None]).to(OT)
-    H = tl.load(square(H0, row, heads, h, d, d, DP, DP)).to(tl.float32)
-    e_H = size_of(H)
-    H = (H / e_H).to(OT)
+    K, e = by_rows(rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN), OT)
+    H, e_H = by_whole(tl.load(square(H0, row, heads, h, d, d, DP, DP)), OT)
     F = norms(K, e, H, e_H, G, C, DOT)
     q += head_at(b, t0, h, q_b, q_t, q_h)
-    Q = rows(q, left, q_t, d, D, C, EVEN).to(tl.float32)
-    e_q = sizes(Q)
-    x = solved((Q / e_q[:, None]).to(OT), K, e, H, e_H, G, F, rounds, short, ridge, rho2, C, DOT)
+    Q, e_q = by_rows(rows(q, left, q_t, d, D, C, EVEN), OT)
+    x = solved(Q, K, e, H, e_H, G, F, rounds, short, ridge, rho2, C, DOT)
     e_x = e_q * per_norm(F)
     if KEEP:
         put_rows(kept_x + at * D, x, left, heads * D, d, D, C, EVEN)
@@ -133,16 +128,14 @@ def solve_kernel(
     if ALPHA:
         mix = column(alpha + at, left, heads, C, 0.0)[:, None]
         x = (1.0 - mix) * rows(q, left, q_t, d, D, C, EVEN).to(tl.float32) + mix * x
-    e_x = sizes(x)
-    X = (x / e_x[:, None]).to(OT)
+    X, e_x = by_rows(x, OT)
     e_x *= scale
     weights = decays(G, C) * (e_x[:, None] * e[None, :])
     S = (tl.dot(X, tl.trans(K), input_precision=DOT) * weights).to(DT)
     v += head_at(b, t0, h, v_b, v_t, v_h)
     for e0 in tl.static_range(0, VP, BV):
         c = e0 + tl.arange(0, BV)
-        U = tl.load(square(U0, row, heads, h, d, c, DP, VP)).to(tl.float32)
-        e_U = size_of(U)
-        y = tl.dot(X, (U / e_U).to(OT), input_precision=DOT) * (e_x * tl.exp2(G) * e_U)[:, None]
+        U, e_U = by_whole(tl.load(square(U0, row, heads, h, d, c, DP, VP)), OT)
+        y = tl.dot(X, U, input_precision=DOT) * (e_x * tl.exp2(G) * e_U)[:, None]
         y = tl.dot(S, rows(v, left, v_t, c, V, C, EVEN_V).to(DT), y, input_precision=DOT)
         put_rows(o + at * V, y, left, heads * V, c, V, C, EVEN_V)

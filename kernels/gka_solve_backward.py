@@ -13,6 +13,8 @@ import triton.language as tl
 
 from ssrtrack.kernels.gka_solve import per_norm, solved
 from ssrtrack.kernels.gka_tiles import (
+    by_rows,
+    by_whole,
     chunk_of,
     column,
     decays,
@@ -22,8 +24,6 @@ from ssrtrack.kernels.gka_tiles import (
     put_column,
     put_rows,
     rows,
-    size_of,
-    sizes,
     square,
 )
 
@@ -129,16 +129,12 @@ def adjoint_kernel(
         put_column(g_alpha + at, tl.sum(g * (X - Q), 1), left, heads, C)
         # It waits in memory while registers are short.
         put_rows(gq, (1.0 - mix)[:, None] * g, left, heads * D, d, D, C, EVEN)
-    g *= mix[:, None]
-    e_g = sizes(g)
+    g, e_g = by_rows(g * mix[:, None], OT)
     # Adds 0: so F lies in the rows' threads, and what is made of it needs no exchange in each iteration.
     norm = column(F + at, left, heads, C, 0.0) + tl.minimum(e_g, 0.0)
-    e = sizes(K)
-    K = (K.to(tl.float32) / e[:, None]).to(OT)
-    H = tl.load(square(H0, row, heads, h, d, d, DP, DP)).to(tl.float32)
-    e_H = size_of(H)
-    H = (H / e_H).to(OT)
-    y = solved((g / e_g[:, None]).to(OT), K, e, H, e_H, G, norm, rounds, short, ridge, rho2, C, DOT)
+    K, e = by_rows(K, OT)
+    H, e_H = by_whole(tl.load(square(H0, row, heads, h, d, d, DP, DP)), OT)
+    y = solved(g, K, e, H, e_H, G, norm, rounds, short, ridge, rho2, C, DOT)
     X = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]
     e_g *= per_norm(norm)
     z = tl.exp2(G)

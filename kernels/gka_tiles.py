@@ -131,6 +131,20 @@ def size_of(tile):
 
 
 @triton.jit
+def by_rows(tile, OT: tl.constexpr):
+    """A tile as an operand of precision OT, and what its rows were divided by (C,)."""
+    e = sizes(tile)
+    return (tile.to(tl.float32) / e[:, None]).to(OT), e
+
+
+@triton.jit
+def by_whole(tile, OT: tl.constexpr):
+    """The same with one size for the whole tile."""
+    e = size_of(tile)
+    return (tile.to(tl.float32) / e).to(OT), e
+
+
+@triton.jit
 def power(largest):
     """The power of two about 4 times as large; 1 where there is nothing."""
     return tl.where(largest > 1e-30, tl.exp2(tl.floor(tl.log2(tl.maximum(largest, 1e-30))) + 2.0), 1.0)

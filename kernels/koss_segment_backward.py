@@ -44,7 +44,7 @@ from ssrtrack.kernels.koss_segment_stages import (
     vectors,
     walk,
 )
-from ssrtrack.kernels.koss_segment_walk import own_at, touch, touch_rows
+from ssrtrack.kernels.koss_segment_walk import own_at, touch_next, touch_rows
 from ssrtrack.kernels.koss_segment_whole import backward_whole, whole_fits
 from ssrtrack.kernels.koss_step_backward import weight_gradients
 
@@ -121,15 +121,10 @@ def _backward(
     for segment in range(0, count):
         if segment < count - 1:
             # The one before it in time, which is next: it comes from afar while this one is worked on.
-            touch_rows(x_row, xb, xt, S, G, C, False)
-            touch_rows(d_row, db, dt, S, G, C, False)
-            touch_rows(z_at, zb, zt, S, G, C, False)
-            touch_rows(g_row, gb, gt, S, G, C, False)
-            if HAS_SLOPE:
-                touch_rows(s_row, sb, st, S, G, C, False)
-            touch_rows(c_row, cb, ct, S, G, NI * NS, False)
-            for i in tl.static_range(NI):
-                touch(kept - H * (NI * NS * C) + i * C, False)
+            touch_next(
+                x_row, d_row, z_at, g_row, s_row, c_row, kept, xb, db, zb, gb, sb, cb, H, xt, dt, zt, gt, st, ct,
+                HAS_SLOPE, G, C, NI, NS, S,
+            )  # fmt: skip
         x_at, d_at, s_at, g_at, c_at = x_row + x_off, d_row + d_off, s_row + s_off, g_row + g_off, c_row + c_off
         # Forward again: innovations and gains of every pass, and the states between.
         h = load_vectors(kept, C, NI)

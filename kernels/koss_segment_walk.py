@@ -241,3 +241,21 @@ def touch_rows(
     line = tl.arange(0, S * G * (C // PER))
     row, part = line // (C // PER), line % (C // PER)
     touch(pointer - S * stride + (row % G * apart + row // G * stride + part * PER), NEAR)
+
+
+@triton.jit
+def touch_next(
+    x, d, z, g, s, c, kept, xb, db, zb, gb, sb, cb, H, xt: tl.constexpr, dt: tl.constexpr, zt: tl.constexpr,
+    gt: tl.constexpr, st: tl.constexpr, ct: tl.constexpr, HAS_SLOPE: tl.constexpr, G: tl.constexpr, C: tl.constexpr,
+    NI: tl.constexpr, NS: tl.constexpr, S: tl.constexpr,
+):  # fmt: skip
+    """Asks into the second-level cache for all that the segment before in time, the next one here, will read."""
+    touch_rows(x, xb, xt, S, G, C, False)
+    touch_rows(d, db, dt, S, G, C, False)
+    touch_rows(z, zb, zt, S, G, C, False)
+    touch_rows(g, gb, gt, S, G, C, False)
+    if HAS_SLOPE:
+        touch_rows(s, sb, st, S, G, C, False)
+    touch_rows(c, cb, ct, S, G, NI * NS, False)
+    for i in tl.static_range(NI):
+        touch(kept - H * (NI * NS * C) + i * C, False)

@@ -41,7 +41,7 @@ from ssrtrack.kernels.koss_segment_vectors import (
     sums,
     to_rows,
 )
-from ssrtrack.kernels.koss_segment_walk import advanced, driven, times, touch, touch_rows, weighed
+from ssrtrack.kernels.koss_segment_walk import advanced, driven, times, touch_next, touch_rows, weighed
 
 
 @triton.jit
@@ -209,15 +209,10 @@ def backward_whole(
     for segment in range(0, count):
         # The one before it in time, which is next: from afar first, into the near cache while the gate works.
         if segment < count - 1:
-            touch_rows(x_row, xb, xt, S, G, C, False)
-            touch_rows(d_row, db, dt, S, G, C, False)
-            touch_rows(z_row, zb, zt, S, G, C, False)
-            touch_rows(g_row, gb, gt, S, G, C, False)
-            if HAS_SLOPE:
-                touch_rows(s_row, sb, st, S, G, C, False)
-            touch_rows(c_row, cb, ct, S, G, NI * NS, False)
-            for i in tl.static_range(NI):
-                touch(kept - H * (NI * NS * C) + i * C, False)
+            touch_next(
+                x_row, d_row, z_row, g_row, s_row, c_row, kept, xb, db, zb, gb, sb, cb, H, xt, dt, zt, gt, st, ct,
+                HAS_SLOPE, G, C, NI, NS, S,
+            )  # fmt: skip
         delta = load_steps(d_row + d_off, dt, step, left, 0.0, M, False)
         h = load_vectors(kept, C, NI)
         c_tile = read_tile(c_row, cb, ct, 0, left, S, NI, NS, G, C)
