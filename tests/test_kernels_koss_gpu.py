@@ -48,6 +48,7 @@ MORE: dict[str, Case] = {
     "two sequences a program, bf16": Case(T=35, B=256, C=64, N=2, S=16, dtype="bfloat16", mask=True),
     "a tracker's batch": Case(T=24, B=130, C=64, dtype="bfloat16", mask=True, time_first=True),
     # What takes minutes to compile in one, apart: many states a channel, and many steps a segment.
+    "16 states, bf16 segments": Case(T=35, B=3, C=64, N=16, S=16, dtype="bfloat16"),
     "16 states, 4 steps a segment": Case(T=21, C=64, N=16, S=4, start=False),
     "32 steps a segment": Case(T=101, C=64, N=2, S=32, mask=True),
     "long": Case(T=1030, B=1, C=64, S=16, J=1, mask=True),
