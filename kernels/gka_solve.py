@@ -70,8 +70,10 @@ def solved(right, K, e, H, e_H, G, F, rounds, short, ridge, rho2, C: tl.constexp
     Two at a time: what was x̂ becomes x̂₋ where it stands. e (C,) and e_H: what K and H were divided by.
     """
     F = tl.where(F <= EMPTY, 1.0, F)
-    near = (decays(G, C) * ((e * e)[None, :] / F[:, None])).to(K.dtype)
-    far = tl.exp2(G) * (e_H / F)
+    # Bounded by 16 and 4 where K and H hold something. Where they do not, what they were divided by is 1, and 1/F, of
+    # small keys, may be more than float16 has: their zeros times that are to be zeros.
+    near = tl.minimum(decays(G, C) * ((e * e)[None, :] / F[:, None]), 32.0).to(K.dtype)
+    far = tl.minimum(tl.exp2(G) * (e_H / F), 8.0)
     x = (short * right.to(tl.float32)).to(K.dtype)
     before = tl.zeros_like(x)
     w = short * 0.0 + 2.0
