@@ -113,7 +113,7 @@ def inner(key: str, **values: Any) -> Callable[[dict[str, Any]], None]:
         (lambda t: t.pop("base"), "has keys"),
         (changed(architecture=[]), "architecture is no dict"),
         (changed(sources={}), "sources is no list"),
-        (inner("architecture", kind="gru"), "architecture 'gru', this software knows residual-koss"),
+        (inner("architecture", kind="gru"), "architecture 'gru', this software knows residual and residual-koss"),
         (inner("architecture", width=-1), "width is -1"),
         (inner("architecture", nominal_gap_s=10**400), "nominal_gap_s is 1000"),
         (inner("architecture", nominal_gap_s=True), "nominal_gap_s is True"),

@@ -27,6 +27,7 @@ from ssrtrack.models.residual import ResidualKoss
 from ssrtrack.models.residual_config import ResidualConfig
 
 FORMAT, VERSION = "ssrtrack-learned", 1
+KIND, FIRST_KIND = "residual", "residual-koss"  # the latter when KOSS was the only block
 NAME = "model.json"
 MAX_JSON_OCTETS = 64_000_000
 MAX_WEIGHT_OCTETS = 4_000_000_000
@@ -64,7 +65,7 @@ def save_run(
         "format": FORMAT,
         "version": VERSION,
         "software": ssrtrack.__version__,
-        "architecture": {"kind": "residual-koss", **model.config.to_dict()},
+        "architecture": {"kind": KIND, **model.config.to_dict()},
         "base": bank_to_dict(bank),
         "weights": {"file": file, "sha256": digest},
         "training": dict(training or {}),
@@ -99,10 +100,8 @@ def load_run(folder: str | Path, device: torch.device | str = "cpu") -> LearnedE
     table = read_description(where)
     try:
         architecture = dict(table["architecture"])
-        if architecture.pop("kind", None) != "residual-koss":
-            raise CheckpointError(
-                f"architecture {table['architecture'].get('kind')!r}, this software knows residual-koss"
-            )
+        if (kind := architecture.pop("kind", None)) not in (KIND, FIRST_KIND):
+            raise CheckpointError(f"architecture {kind!r}, this software knows {KIND} and {FIRST_KIND}")
         config, bank = ResidualConfig.from_dict(architecture), bank_from_dict(table["base"])
         model = _model(config, _weights(where.parent, table["weights"]))
         return LearnedEstimator(bank, model.to(device), tuple(table["sources"]))
@@ -165,11 +164,10 @@ def _weights(folder: Path, table: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 
 def _model(config: ResidualConfig, weights: Mapping[str, torch.Tensor]) -> ResidualKoss:
     held = sum(value.numel() for value in weights.values())
-    if held < config.blocks * 3 * config.width**2:  # before memory is asked for
+    if held < config.blocks * config.width:  # before time is taken
         raise CheckpointError(f"{held} weights are too few for {config.blocks} blocks of width {config.width}")
-    with torch.random.fork_rng(devices=[]):
-        model = ResidualKoss(config)
-    expected = model.state_dict()
+    with torch.device("meta"):  # before memory is asked for
+        expected = ResidualKoss(config).state_dict()
     if missing := sorted(set(expected) ^ set(weights)):
         raise CheckpointError(f"weights {missing[:4]} are missing or unknown ({len(missing)} in all)")
     for name, wanted in expected.items():
@@ -180,5 +178,7 @@ def _model(config: ResidualConfig, weights: Mapping[str, torch.Tensor]) -> Resid
             )
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"weight {name} is not finite")
+    with torch.random.fork_rng(devices=[]):
+        model = ResidualKoss(config)
     model.load_state_dict(dict(weights), assign=True)
     return model

@@ -19,8 +19,9 @@ from ssrtrack.filters.history import TrackHistory, flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.protocol import put, take
 from ssrtrack.models.features import Newest, told_of
-from ssrtrack.models.koss import TAPS, BlockState, LayerState
 from ssrtrack.models.residual import RAW, ResidualKoss, correction
+from ssrtrack.models.residual_bare import carried, two_plots
+from ssrtrack.models.residual_blocks import memory_size, packed, segment_of, unpacked
 from ssrtrack.models.residual_frames import frame_of, where_known
 from ssrtrack.models.residual_inputs import base_form, base_history, flown_from
 
@@ -35,9 +36,9 @@ UPPER_TRIANGLE = np.triu_indices(4)
 class LearnedState:
     """N flights: the base filter's state under its own names, then what the network remembers.
 
-    scan (N, blocks, states, width) and taps (N, blocks, 3, width) of its blocks; output (N, width) and raw (N, 14)
-    at the last plot, which base_rows (N, 14) are the base's estimate of, since_s (N,) ago; past (N, history, 5) and
-    age_s (N, history) the last plots, newest first, as x, y, xx, xy, yy; count (N,) plots so far.
+    memory (N, M) of its blocks (`ssrtrack.models.residual_blocks.packed`); output (N, width) and raw (N, 14) at the
+    last plot, which base_rows (N, 14) are the base's estimate of, since_s (N,) ago; past (N, history, 5) and age_s
+    (N, history) the last plots, newest first, as x, y, xx, xy, yy; count (N,) plots so far.
     """
 
     mean: Array
@@ -45,8 +46,7 @@ class LearnedState:
     log_probability: Array
     gated: Array
     restarted: Array
-    scan: Array
-    taps: Array
+    memory: Array
     output: Array
     raw: Array
     base_rows: Array
@@ -62,6 +62,12 @@ class LearnedState:
     def with_base(self, state: BankState) -> "LearnedState":
         """The same with another state of the base filter."""
         return replace(self, **{name: getattr(state, name) for name in BASE_FIELDS})
+
+
+def octets_per_track(state: Any) -> int:
+    """Octets that a state of N flights holds for each of them, the base filter's included; of any estimator."""
+    columns = [getattr(state, f.name) for f in fields(state)]
+    return sum(column.nbytes // max(1, len(column)) for column in columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,17 +96,16 @@ class LearnedEstimator:
     def init(self, first: Measurements) -> LearnedState:
         """State of N flights from one plot each: the network reads its first plot."""
         base, config = self.bank.init(first), self.model.config
-        count, blocks, width = len(first), config.blocks, config.width
+        count = len(first)
         blank = LearnedState(
             **{name: getattr(base, name) for name in BASE_FIELDS},
-            scan=np.zeros((count, blocks, config.states, width), np.float32),
-            taps=np.zeros((count, blocks, TAPS - 1, width), np.float32),
-            output=np.zeros((count, width), np.float32),
+            memory=np.zeros((count, memory_size(self.model.blocks)), np.float32),
+            output=np.zeros((count, config.width), np.float32),
             raw=np.zeros((count, RAW), np.float32),
             base_rows=np.zeros((count, 14)),
             since_s=np.full(count, config.nominal_gap_s),
-            past=np.zeros((count, config.history, 5)),
-            age_s=np.zeros((count, config.history)),
+            past=np.zeros((count, self._kept, 5)),
+            age_s=np.zeros((count, self._kept)),
             count=np.zeros(count, np.int64),
         )
         return self._read(blank, blank.base_rows, base, first)
@@ -117,15 +122,14 @@ class LearnedEstimator:
         if rows.size == 0:
             return state
         before, plots = take(state, rows), z.select(rows)
-        predicted = packed_rows(*self.bank.estimate(before.base()))
+        predicted = self._now(before)
         after = self.bank.update(before.base(), plots, np.ones(rows.size, bool))
         return put(state, rows, self._read(before.with_base(after), predicted, after, plots))
 
     def estimate(self, state: LearnedState) -> tuple[Array, Array]:
         """Mean (N, 4) and covariance (N, 4, 4): the corrected base, filtered at a plot, predicted after it."""
-        now = packed_rows(*self.bank.estimate(state.base()))
         with torch.no_grad():
-            here, then = self._columns(now), self._columns(state.base_rows)
+            here, then = self._columns(self._now(state)), self._columns(state.base_rows)
             output, raw = self._tensor(state.output), self._tensor(state.raw)
             since = self._tensor(state.since_s)
             after = frame_of(here)
@@ -173,40 +177,36 @@ class LearnedEstimator:
 
     def _read(self, state: LearnedState, predicted: Array, base: BankState, plots: Measurements) -> LearnedState:
         """The state once the network has read a plot: predicted (N, 14) the base before it, `base` after it."""
-        filtered = packed_rows(*self.bank.estimate(base))
         cov = plots.covariance_m2
         seen = [*np.moveaxis(plots.position_m, -1, 0), cov[:, 0, 0], cov[:, 0, 1], cov[:, 1, 1]]
         plot = np.stack(seen, -1)
-        azimuth = plots.azimuth_rad
+        azimuth, config = plots.azimuth_rad, self.model.config
+        filtered = packed_rows(*self.bank.estimate(base)) if config.residual else self._bare(state, plot)
         modes = self.bank.mode_probability(base)
+        modes = np.zeros((len(plots), config.modes)) if modes is None or not config.residual else modes
         newest = Newest(
             predicted=where_known(self._columns(predicted), self._tensor(state.count > 0)),
             filtered=self._columns(filtered),
             before=self._columns(state.base_rows)[2:4],
             gap_s=self._tensor(state.since_s),
             plot=self._columns(plot),
-            past=self._columns(state.past),
-            past_age_s=self._columns(state.age_s),
-            modes=self._columns(np.zeros((len(plots), 0)) if modes is None else modes),
-            used=self._tensor(base.gated == 0),
+            past=self._columns(state.past[:, : config.history]),
+            past_age_s=self._columns(state.age_s[:, : config.history]),
+            modes=self._columns(modes),
+            used=self._tensor((base.gated == 0) | (not config.residual)),
             range_m=self._tensor(plots.range_m),
             sin_azimuth=self._tensor(np.sin(azimuth)),
             cos_azimuth=self._tensor(np.cos(azimuth)),
             count=self._tensor(state.count),
         )
-        remembered = [
-            BlockState(LayerState(self._tensor(state.scan[:, k])), self._tensor(state.taps[:, k]))
-            for k in range(self.model.config.blocks)
-        ]
         with torch.no_grad():
-            told = told_of(newest, self.model.config.nominal_gap_s)
-            output, after = self.model.sequence(told.features[None], newest.gap_s.float()[None], remembered)
-            raw = self.model.read_out(output[0], told)
+            told = told_of(newest, config.nominal_gap_s)
+            output, memory = self._stepped(told.features, newest.gap_s.float(), state)
+            raw = self.model.read_out(output, told)
         return replace(
             state,
-            scan=torch.stack([s.koss.scan for s in after], 1).cpu().numpy(),
-            taps=torch.stack([s.taps for s in after], 1).cpu().numpy(),
-            output=output[0].cpu().numpy(),
+            memory=memory.cpu().numpy(),
+            output=output.cpu().numpy(),
             raw=raw.cpu().numpy(),
             base_rows=filtered,
             since_s=np.zeros_like(state.since_s),
@@ -214,6 +214,44 @@ class LearnedEstimator:
             age_s=np.concatenate([np.zeros_like(state.age_s[:, :1]), state.age_s], 1)[:, : state.age_s.shape[1]],
             count=state.count + 1,
         )
+
+    def _stepped(self, features: Tensor, gap_s: Tensor, state: LearnedState) -> tuple[Tensor, Tensor]:
+        """The network's output (N, D) for a row of features (N, F), and what its blocks remember then (N, M)."""
+        memory, blocks = self._tensor(state.memory), self.model.blocks
+        segment = max(segment_of(block) for block in blocks)
+        if segment == 1:
+            y, after = self.model.sequence(features[None], gap_s[None], unpacked(blocks, memory, 0))
+            return y[0], packed(blocks, after)
+        # Blocks are stepped with tracks that stand at one place of a segment.
+        place = state.count % segment
+        output, rest = features.new_empty(len(features), self.model.config.width), torch.empty_like(memory)
+        for at in np.unique(place):
+            rows = torch.from_numpy(np.flatnonzero(place == at)).to(self.device)
+            remembered = unpacked(blocks, memory[rows], int(at))
+            y, after = self.model.sequence(features[rows][None], gap_s[rows][None], remembered)
+            output[rows], rest[rows] = y[0], packed(blocks, after)
+        return output, rest
+
+    @property
+    def _kept(self) -> int:
+        """Past plots in the state: those shown to the network, and the one that an estimate without a base needs."""
+        config = self.model.config
+        return config.history if config.residual else max(1, config.history)
+
+    def _now(self, state: LearnedState) -> Array:
+        """What the network corrects now, (N, 14): the base's estimate, or what stands in for it."""
+        if self.model.config.residual:
+            return packed_rows(*self.bank.estimate(state.base()))
+        return self._rows(carried(self._columns(state.base_rows), self._tensor(state.since_s)))
+
+    def _bare(self, state: LearnedState, plot: Array) -> Array:
+        """Estimates (N, 14) from the plots (N, 5) and the ones before them."""
+        past, known = self._columns(state.past[:, 0]), self._tensor(state.count > 0)
+        return self._rows(two_plots(self._columns(plot), past, self._tensor(state.since_s), known))
+
+    def _rows(self, columns: Tensor) -> Array:
+        rows: Array = columns.T.contiguous().cpu().numpy()
+        return rows
 
     def _tensor(self, values: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)

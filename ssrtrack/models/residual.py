@@ -1,10 +1,13 @@
-"""A KOSS network that corrects a base filter: x = x_b + W u, P = W L Lᵀ Wᵀ in the frame W of the base's estimate.
+"""A recurrent network that corrects a base filter: x = x_b + W u, P = W L Lᵀ Wᵀ in the frame W of the base's estimate.
+
+Its blocks are KOSS's, Gated KalmaNet's or one of their peers', by name (`ssrtrack.models.residual_blocks`).
 
 The network reads each plot once, in order, with the true time since the plot before; a miss leaves it alone, so that a
 missed plot and a longer gap are the same thing. Its heads start at zero: u = 0, L = I, the base filter itself.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +15,9 @@ from torch.nn import functional
 
 from ssrtrack.kernels.kalman_algebra import Matrix
 from ssrtrack.models.features import Told, feature_count, offset_count, told_of
-from ssrtrack.models.koss import BlockState, KossBlock
+from ssrtrack.models.koss import KossBlock
+from ssrtrack.models.residual_bare import bare_base
+from ssrtrack.models.residual_blocks import blocks_of
 from ssrtrack.models.residual_config import ResidualConfig
 from ssrtrack.models.residual_frames import Frame, corrected, frame_of, where_known, whitening_of_move
 from ssrtrack.models.residual_inputs import Base, Flown
@@ -88,16 +93,18 @@ class Outputs:
 
 
 class ResidualKoss(nn.Module):
-    """Features → linear → KOSS blocks → two heads: the filtered state, and the prediction of any later time."""
+    """Features → linear → blocks → two heads: the filtered state, and the prediction of any later time.
+
+    Raises:
+        CheckpointError, EstimatorError: the config names a block or an option that is none, or out of range.
+    """
 
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
         self.config = config
         width = config.width
         self.inward = nn.Linear(feature_count(config.modes, config.history), width)
-        self.blocks = nn.ModuleList(
-            KossBlock(width, config.states, config.head, config.rank) for _ in range(config.blocks)
-        )
+        self.blocks = blocks_of(config)
         self.norm = nn.RMSNorm(width, eps=1e-5)
         self.filter_head = _zero(nn.Linear(width, RAW + 4 * offset_count(config.history)))
         self.ahead_inward = nn.Linear(width + ASIDE, config.hidden)
@@ -105,6 +112,8 @@ class ResidualKoss(nn.Module):
 
     def forward(self, base: Base, flown: Flown, whole: bool | None = None) -> Outputs:
         """Corrections of the base's estimates of whole flights; `whole` as in `rows_of`."""
+        if not self.config.residual:
+            base = bare_base(flown, self.config.modes)
         rows = rows_of(base, flown, self.config.history, self.config.nominal_gap_s, whole)
         told = told_of(rows.newest, self.config.nominal_gap_s)
         frame = told.frame
@@ -128,10 +137,10 @@ class ResidualKoss(nn.Module):
         moved = (gain.reshape(*gain.shape[:-1], 4, -1) * told.offsets[..., None, :]).sum(-1)
         return torch.cat([raw[..., :4] + moved, raw[..., 4:]], -1)
 
-    def sequence(self, told: Tensor, gap_s: Tensor, state: list[BlockState] | None) -> tuple[Tensor, list[BlockState]]:
+    def sequence(self, told: Tensor, gap_s: Tensor, state: list[Any] | None) -> tuple[Tensor, list[Any]]:
         """The network's output (K, N, D) for features (K, N, F) at gaps (K, N), and what its blocks remember."""
         x, after = self.inward(told).float(), []
-        gap = gap_s / self.config.nominal_gap_s
+        gap = gap_s / self.config.nominal_gap_s if self.config.timed else None
         for k, block in enumerate(self.blocks):
             x, end = block(x, gap, None, None if state is None else state[k])
             after.append(end)
@@ -156,10 +165,10 @@ class ResidualKoss(nn.Module):
         return replace(whole, shift=shift + share * limited(later[..., :4], SHIFT_LIMIT))
 
     def project_(self) -> None:
-        """Keep the gains' weights within their spectral cap; call after every step of the optimiser."""
+        """Keep the gains' weights of KOSS within their spectral cap; call after every step of the optimiser."""
         for block in self.blocks:
-            assert isinstance(block, KossBlock)
-            block.cap()
+            if isinstance(block, KossBlock):
+                block.cap()
 
     def _before_plots(self, base: Base, flown: Flown, rows: Rows, frame: Frame, y: Tensor, raw: Tensor) -> Correction:
         """Corrections of the predictions to every column."""
