@@ -6,7 +6,7 @@ state, so a run by steps that was killed and resumed has the losses of one that 
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite, log
 from time import monotonic
 from typing import Any
@@ -21,7 +21,7 @@ from ssrtrack.training.distributed import Ranks
 from ssrtrack.training.loop_ahead import Batches, Flights
 from ssrtrack.training.loop_folder import PROGRESS, STEPS, RunFolder, writing
 from ssrtrack.training.loop_graph import Gradient
-from ssrtrack.training.loop_model import estimates, groups, keep_within_bounds, loss_of
+from ssrtrack.training.loop_model import LOSSES, estimates, groups, keep_within_bounds, loss_of
 from ssrtrack.training.loop_recipe import Recipe
 from ssrtrack.training.loop_validation import Errors, HeldOut, errors_of, joined
 from ssrtrack.training.resume import read_state, write_state
@@ -127,7 +127,8 @@ class Training:
             fused=self.ranks.device.type == "cuda",  # one launch for all weights
         )
         self._batches = Batches(self.flights, self.bank, self.ranks.device)
-        self._gradient = Gradient(self.model, self._precision, self.replay)
+        self._weights = LOSSES[self.recipe.loss]
+        self._gradient = Gradient(self.model, self._precision, self.replay, self._weights)
         self._shared: nn.Module = self.model
         if self.ranks.world > 1:
             self._shared = nn.parallel.DistributedDataParallel(self.model)
@@ -203,6 +204,8 @@ class Training:
         if self.ahead:
             self._batches.prepare(self.at.step + 1)  # before the device is waited for
         norm, whole = float(length), float(loss)
+        if not (isfinite(norm) or self.at.skipped) and self.folder is not None and self.ranks.leads:
+            self.folder.keep_batch(self.at.step, {f.name: getattr(flown, f.name) for f in fields(Flown)})
         self._apply(norm)
         self.optimizer.zero_grad(set_to_none=True)
         self.at.step += 1
@@ -221,7 +224,7 @@ class Training:
                 parameter.grad = gradient
             return loss
         with self._precision():
-            loss, counted = loss_of(self._shared, base, flown)
+            loss, counted = loss_of(self._shared, base, flown, weights=self._weights)
         plots = float(counted)
         total = self.ranks.total(plots)
         # DDP takes the mean over processes; what is wanted is the mean over plots.
@@ -235,7 +238,8 @@ class Training:
             if self.at.skipped >= MOST_SKIPPED:
                 raise TrainingError(
                     f"the gradient is not finite for {self.at.skipped} steps in a row (now step {self.at.step}): the "
-                    "training has diverged; begin anew with a lower --learning-rate"
+                    "training has diverged; begin anew with a lower --learning-rate (the run's folder holds the first "
+                    "batch that went wrong)"
                 )
             return
         self.at.skipped = 0

@@ -5,6 +5,7 @@ steps.csv      a row for every step: loss, norm of the gradient, learning rate
 progress.csv   a row for every validation: errors beside the base filter's and the reference's
 last.safetensors                  the state to go on from
 model.json, model-*.safetensors   the best model so far: what `evaluate -t` takes
+bad-batch-STEP.npz                flights whose gradient was not finite, if there were any
 """
 
 import csv
@@ -19,13 +20,15 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+import numpy as np
+
 from ssrtrack.errors import CheckpointError, TrainingError
 from ssrtrack.io.whole import write_whole
 
 CONFIG, STATE, STEPS, PROGRESS = "config.json", "last.safetensors", "steps.csv", "progress.csv"
 TENSORBOARD = "tensorboard"
 # What a run may leave there, also when it was killed while it wrote.
-_OURS = [CONFIG, STATE, STEPS, PROGRESS, "model.json", "model-*.safetensors", "*.part", TENSORBOARD]
+_OURS = [CONFIG, STATE, STEPS, PROGRESS, "model.json", "model-*.safetensors", "bad-batch-*.npz", "*.part", TENSORBOARD]
 
 
 @contextmanager
@@ -68,6 +71,12 @@ class RunFolder:
             if rows:
                 _append(self.path / name, rows)
                 rows.clear()
+
+    def keep_batch(self, step: int, columns: Mapping[str, Any]) -> None:
+        """Store the tensors of a batch that went wrong, by name, so that it can be looked into."""
+        with writing(self.path):
+            arrays = {name: value.cpu().numpy() for name, value in columns.items() if value is not None}
+            np.savez(self.path / f"bad-batch-{step}.npz", **arrays)
 
     def cut_to(self, step: int, validated: int) -> None:
         """Drop rows after these steps, which a killed run wrote and its successor will write again.

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from ssrtrack.models.residual_inputs import Base, Flown
-from ssrtrack.training.loop_model import loss_of
+from ssrtrack.models.residual_loss import LossWeights
+from ssrtrack.training.loop_model import WEIGHTS, loss_of
 
 Tensor = torch.Tensor
 # Mean loss, number of plots, and a gradient (or None) for every parameter.
@@ -35,14 +36,15 @@ class Recorded:
 class Gradient:
     """Loss and gradients of batches, by replay where that is possible.
 
-    precision: the context under which the model runs. A batch of another shape than the one recorded, one with missed
-    plots between others, and everything on a CPU runs operation by operation.
+    precision: the context under which the model runs. weights: of the loss. A batch of another shape than the one
+    recorded, one with missed plots between others, and everything on a CPU runs operation by operation.
     """
 
     def __init__(
-        self, model: nn.Module, precision: Callable[[], AbstractContextManager[Any]], replay: bool = True
-    ) -> None:
-        self._model, self._precision = model, precision
+        self, model: nn.Module, precision: Callable[[], AbstractContextManager[Any]], replay: bool = True,
+        weights: LossWeights = WEIGHTS,
+    ) -> None:  # fmt: skip
+        self._model, self._precision, self._weights = model, precision, weights
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self._recorded: Recorded | None = None
         self._eager_left, self._gave_up = EAGER_STEPS, not replay
@@ -67,7 +69,7 @@ class Gradient:
 
     def _found(self, base: Base, flown: Flown, whole: bool | None) -> Found:
         with self._precision():
-            loss, plots = loss_of(self._model, base, flown, whole)
+            loss, plots = loss_of(self._model, base, flown, whole, self._weights)
         return loss.detach(), plots, list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
 
     def _first(self, base: Base, flown: Flown) -> Found:

@@ -91,7 +91,7 @@ def train_koss(
     """
     # What cannot be done is found out before anything is written.
     filters = _bank(recipe.base), _bank(REFERENCE)
-    new_model(recipe.size, filters[0], 1.0, 0)
+    new_model(recipe.size, filters[0], 1.0, 0, recipe.network)
     check_logs([*data.logs, *data.validation])
     check_free(output, force=force)
     sources = sources_trained_on(data, recipe)
@@ -176,7 +176,7 @@ def _trained(it: _Run, here: Ranks, workers: int, telling: Telling) -> Outcome:
     with ExitStack() as stack:
         flights, held = stack.enter_context(flights_of(data, recipe, here, workers))
         there = held_out(to_flown(held, here.device), held.flight, bank, it.reference) if here.leads else None
-        model = new_model(recipe.size, bank, _usual_gap_s(held), recipe.seed)
+        model = new_model(recipe.size, bank, _usual_gap_s(held), recipe.seed, recipe.network)
         if it.new is not None and here.leads:  # only now is it known that there are flights
             new_folder(folder.path, it.new.config, force=it.new.force)
         if here.leads:

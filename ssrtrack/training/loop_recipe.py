@@ -1,12 +1,14 @@
 """How a training goes: what of it the caller chooses, and the learning rate that follows."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from math import cos, inf, isfinite, pi
 from typing import Any, Self
 
 from ssrtrack.errors import CheckpointError, TrainingError
 
 DTYPES = ("float32", "bf16")
+LOSSES = ("nll+mse", "nll", "mse")
 LAST_RATE = 0.02  # of the highest learning rate, at the end
 WARM_STEPS = 20  # the learning rate rises over these at least
 LEAST_WINDOW = 16
@@ -16,12 +18,13 @@ LEAST_WINDOW = 16
 class Recipe:
     """What the losses of a run depend on, beside the flights.
 
-    size: name of the network's size. base: the estimator that the network corrects, as `--tracker` has it. steps: how
-    many; 0 leaves the end to `minutes` of computing, and then no two runs are alike to the last bit. batch: windows in
-    a step over all processes, of `window` plots each. learning_rate: highest one; it rises over the first `warmup` of
-    the run and falls along a cosine to LAST_RATE of it. clip: greatest norm of a gradient. validate_every: steps
-    between validations, 0 for a twentieth of the run. patience: validations without a new best after which the run
-    ends, 0 for never.
+    size: name of the network's size; network: what of it is otherwise, as `ResidualConfig` names it (block, options,
+    width, residual, ...). loss: likelihood of the truth, squared errors, or both. base: the estimator that the network
+    corrects, as `--tracker` has it. steps: how many; 0 leaves the end to `minutes` of computing, and then no two runs
+    are alike to the last bit. batch: windows in a step over all processes, of `window` plots each. learning_rate:
+    highest one; it rises over the first `warmup` of the run and falls along a cosine to LAST_RATE of it. clip: greatest
+    norm of a gradient. validate_every: steps between validations, 0 for a twentieth of the run. patience: validations
+    without a new best after which the run ends, 0 for never.
     """
 
     size: str = "small"
@@ -38,6 +41,8 @@ class Recipe:
     seed: int = 1
     validate_every: int = 0
     patience: int = 0
+    network: Mapping[str, Any] = field(default_factory=dict)
+    loss: str = "nll+mse"
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -55,6 +60,10 @@ class Recipe:
             )
         if self.dtype not in DTYPES:
             raise TrainingError(f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}")
+        if self.loss not in LOSSES:
+            raise TrainingError(f"loss is {self.loss!r}, expected one of {', '.join(LOSSES)}")
+        if not isinstance(self.network, Mapping):
+            raise TrainingError(f"network is {self.network!r}, expected a table of what differs from the size")
 
     def progress(self, step: int, seconds: float) -> float:
         """How much of the run is done, in [0, 1], after `step` steps and `seconds` of training."""
@@ -79,12 +88,13 @@ class Recipe:
             CheckpointError: no table, or keys that are missing or unknown. TrainingError: values out of range.
         """
         names = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
+        if not isinstance(values, dict) or not names - _LATER <= set(values) <= names:
             came = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise CheckpointError(f"the saved recipe names {came}, expected {sorted(names)}")
         return cls(**values)
 
 
+_LATER = {"network", "loss"}  # what the first recipes did not say, for there was one answer
 _LEAST = {
     "steps": 0, "minutes": 0.0, "batch": 1, "window": LEAST_WINDOW, "learning_rate": 0.0, "warmup": 0.0,
     "weight_decay": 0.0, "clip": 0.0, "seed": 0, "validate_every": 0, "patience": 0,
