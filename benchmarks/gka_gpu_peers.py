@@ -1,0 +1,102 @@
+"""Operators of one version of flash-linear-attention, timed in a process of their own: two versions do not go into one.
+
+    python benchmarks/gka_gpu_peers.py --site DIR --version 0.4.0 --ways chunk_mesa_net --cases "D 128, 30 iterations"
+
+--site is a folder with the unpacked wheels of fla-core and einops. A line of JSON for each row, which `gka_gpu.py`
+reads. The package's own forward at the first case is timed here too: that both processes had an equally fast card shows
+in its time. What an operator autotunes it tunes here, with nothing beside it on the card.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gka_gpu_cases import TABLE, Case
+from gka_gpu_ways import FLA, OURS, Row, finite, ours, problem, sets_of, timed_rows
+from koss_gpu_clock import Deadline, first_line, free
+
+
+def rows_of(case: Case, way: str, version: str, where: str, budget_s: float, deadline: Deadline) -> Iterator[Row]:
+    """One operator at one size."""
+    common = {"case": case.name, "way": f"{way} {version}"}
+    if deadline.over():
+        yield common | {"note": deadline.note}
+        return
+    try:
+        make = FLA[way]
+        first = problem(case, make, where, 1)
+        bad = finite(first)
+        for row in timed_rows(sets_of(first, case, make, where), where, budget_s, deadline):
+            yield common | row | ({"note": bad} if bad and "note" not in row else {})
+    except Exception as error:  # an operator that refuses is a finding, not an end
+        yield common | {"note": f"does not run: {first_line(error)}"}
+    finally:
+        free()
+
+
+def own_rows(case: Case, version: str, backend: str, where: str, budget_s: float, deadline: Deadline) -> Iterator[Row]:
+    """The package's forward beside them."""
+    make = ours(backend)
+    sets = sets_of(problem(case, make, where, 1), case, make, where)
+    for row in timed_rows(sets, where, budget_s, deadline):
+        if row["direction"] == "forward":
+            yield {"case": case.name, "way": f"{OURS}, beside {version}"} | row
+    free()
+
+
+def compile_only(case: Case, ways: Sequence[str], where: str) -> None:
+    """One pass of each, so that what Triton compiles lies on the disk."""
+    for way in ways:
+        p = problem(case, FLA[way], where, 1)
+        p.forward()
+        p.both()
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    args = arguments(given)
+    if args.compile_only:
+        # What is tuned while others compile on the same card is not to be kept.
+        os.environ["FLA_CACHE_RESULTS"] = "0"
+    sys.path.insert(0, str(args.site))
+    found = importlib.import_module("fla").__version__
+    if found != args.version:
+        sys.exit(f"{args.site} has flash-linear-attention {found}, expected {args.version}")
+    cases = [case.short if args.tiny else case for case in TABLE if case.name in args.cases]
+    if args.compile_only:
+        for case in cases:
+            compile_only(case, args.ways, args.device)
+        return 0
+    deadline = Deadline(time.perf_counter() + args.seconds, args.seconds)
+    for row in own_rows(cases[0], args.version, args.backend, args.device, args.budget, deadline):
+        print(json.dumps(row), flush=True)
+    for case in cases:
+        for way in args.ways:
+            for row in rows_of(case, way, args.version, args.device, args.budget, deadline):
+                print(json.dumps(row), flush=True)
+    return 0
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--site", type=Path, required=True, help="folder with the unpacked wheels")
+    add("--version", required=True)
+    add("--ways", nargs="+", choices=list(FLA), required=True)
+    add("--cases", nargs="+", choices=[case.name for case in TABLE], required=True)
+    add("--device", choices=("cuda", "cpu"), default="cuda")
+    add("--backend", default="triton", help="the package's own")
+    add("--tiny", action="store_true")
+    add("--budget", type=float, default=0.3, help="seconds for each figure")
+    add("--seconds", type=float, default=150.0, help="after which nothing further is begun")
+    add("--compile-only", action="store_true")
+    return parser.parse_args(given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
