@@ -27,7 +27,7 @@ from setting import RESULTS, cuda_device, setting, write_csv
 
 from ssrtrack.experiments.grid import Record, read_records
 from ssrtrack.experiments.recall import rule_answers, sample, tasks
-from ssrtrack.experiments.recall_check import off_by
+from ssrtrack.experiments.recall_check import graph_off_by, off_by
 from ssrtrack.experiments.recall_grid import RecallPlan, cuda_precision, ready, run_plan
 from ssrtrack.experiments.recall_models import MIXERS
 from ssrtrack.experiments.recall_table import surfaces, table
@@ -52,9 +52,14 @@ def check(device: str, precision: str, mixers: tuple[str, ...]) -> None:
         if not torch.equal(rule_answers(drawn.tokens[0], drawn.at[0]), drawn.answers[0]):
             sys.exit(f"T = {task.steps}: the rule does not give its answers; nothing trained")
     off = {name: off_by(name, device, precision) for name in mixers}
-    print("off the loops by", ", ".join(f"{name} {share:.1e}" for name, share in off.items()), flush=True)
+    tell("off the loops by " + ", ".join(f"{name} {share:.1e}" for name, share in off.items()))
     if wrong := [name for name, share in off.items() if not share < ALLOWED]:
         sys.exit(f"not what their loops say: {', '.join(wrong)}; nothing trained")
+    if torch.device(device).type == "cuda":
+        apart = {name: graph_off_by(name, device, precision) for name in mixers}
+        tell("graphs off plain steps by " + ", ".join(f"{name} {share:.1e}" for name, share in apart.items()))
+        if wrong := [name for name, share in apart.items() if not share < ALLOWED]:
+            sys.exit(f"graphs do not train as torch does: {', '.join(wrong)}; nothing trained")
 
 
 def tell(text: str) -> None:

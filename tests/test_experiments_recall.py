@@ -24,7 +24,7 @@ from ssrtrack.experiments.recall import (
     sample,
     tasks,
 )
-from ssrtrack.experiments.recall_check import off_by
+from ssrtrack.experiments.recall_check import graph_off_by, off_by
 from ssrtrack.experiments.recall_grid import RecallJob, RecallPlan, best_rate, job_key, open_jobs, run_job, run_plan
 from ssrtrack.experiments.recall_mixers import (
     delta_rule,
@@ -156,6 +156,30 @@ def test_mixers_are_what_their_loops_say(name: str) -> None:
 def test_a_wrong_mixer_is_far_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MIXERS, "linear", ((), lambda q, k, v, g: linear_attention(q, k.roll(1, 1), v)))
     assert off_by("linear", "cpu", "float32") > 0.5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", MIXERS)
+def test_a_card_trains_by_graphs_as_by_plain_steps(name: str) -> None:
+    assert off_by(name, "cuda", "bfloat16") < 0.05
+    assert graph_off_by(name, "cuda", "bfloat16") < 0.05
+
+
+def test_where_no_graph_can_be_captured_it_is_said() -> None:
+    with pytest.raises(TrainingError, match="'linear' can be captured on cpu: "):
+        graph_off_by("linear", "cpu", "float32", steps=8)
+
+
+@pytest.mark.parametrize("name", MIXERS)
+def test_mixers_train_under_autocast(name: str) -> None:
+    recipe = RecallRecipe((SMALL,), 1e-2, 1, 2, tokens=400, precision="bfloat16")
+    training = RecallTraining(recaller(name, 16, 32, 1), recipe, "cpu")
+    assert training.advance()
+    same = RecallTraining(recaller(name, 16, 32, 1), replace(recipe, precision="float32"), "cpu")
+    assert same.advance()
+    rough, fine = (torch.tensor(one.history()[0]) for one in (training, same))
+    assert 0.0 < float((rough / fine - 1.0).abs().max()) < 0.01
+    assert all(p.dtype == torch.float32 for p in training.net.parameters())
 
 
 def test_a_delta_memory_holds_as_many_pairs_as_it_is_wide_and_a_linear_one_does_not() -> None:

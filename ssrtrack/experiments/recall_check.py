@@ -1,12 +1,15 @@
-"""What every mixer of `recall_models` is to be, a loop in float64, and how far off it is, gradients included."""
+"""What every mixer is to be, a loop in float64, and how far off it is; and graphs beside plain steps."""
 
 from collections.abc import Callable
 from math import sqrt
 
 import torch
 
+from ssrtrack.errors import TrainingError
+from ssrtrack.experiments.recall import tasks
 from ssrtrack.experiments.recall_mixers import delta_rule_loop, linear_attention_loop
-from ssrtrack.experiments.recall_models import EPS, MIXERS
+from ssrtrack.experiments.recall_models import EPS, MIXERS, recaller
+from ssrtrack.experiments.recall_train import RecallRecipe, RecallTraining
 from ssrtrack.experiments.train import PRECISIONS
 from ssrtrack.kernels.gka import gka
 
@@ -68,6 +71,25 @@ def off_by(name: str, device: str, precision: str) -> float:
     wanted = _with_gradients(LOOPS[name], list(gates), [part.double() for part in given], weight.double())
     pairs = zip(found, wanted, strict=True)
     return max(float((a.double().cpu() - b).norm() / b.norm()) for a, b in pairs)
+
+
+def graph_off_by(name: str, device: str, precision: str, steps: int = 16) -> float:
+    """Largest relative difference of a small training's losses with graphs from those without, two lengths in turn.
+
+    A TrainingError where no graph could be captured.
+    """
+    losses = []
+    for captured in (True, False):
+        found = tuple(tasks(64, (64, 128), 8))
+        recipe = RecallRecipe(found, 1e-3, 1, steps, tokens=1024, first=0.0, precision=precision)
+        training = RecallTraining(recaller(name, WIDTH, 64, 1), recipe, device)
+        training.captured = captured
+        while not training.advance():
+            pass
+        losses.append(training.history()[0])
+        if captured and not training.captured:
+            raise TrainingError(f"no graph of a step of {name!r} can be captured on {device}: {training.why_not}")
+    return float(max(abs(a / b - 1.0) for a, b in zip(*losses, strict=True)))
 
 
 def _with_gradients(

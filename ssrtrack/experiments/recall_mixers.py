@@ -134,7 +134,8 @@ def _left(G: Tensor) -> Tensor:
 
 def _walked(change: Tensor, written: Tensor) -> Tensor:
     """States before each chunk (B, n, D, V): S ← change S + written, from zero."""
-    states = [torch.zeros_like(written[:, 0]), *written[:, :1].unbind(1)]
-    for c in range(1, written.shape[1] - 1):
-        states.append(torch.baddbmm(written[:, c], change[:, c], states[-1]))
-    return torch.stack(states[: written.shape[1]], 1)
+    changes, writings = change.unbind(1), written.unbind(1)
+    states = [torch.zeros_like(writings[0]), writings[0]]
+    for c in range(1, len(writings) - 1):
+        states.append(torch.baddbmm(writings[c], changes[c], states[-1]))
+    return torch.stack(states[: len(writings)], 1)

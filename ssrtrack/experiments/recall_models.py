@@ -112,8 +112,10 @@ class Recaller(nn.Module):
         x = self.embedding(tokens)
         for norm, mixer in zip(self.norms, self.mixers, strict=True):
             x = x + mixer(norm(x))
-        asked = self.norm(x.flatten(0, 1).index_select(0, at))
-        return functional.linear(asked, self.embedding.weight)
+        asked = self.norm(x.flatten(0, 1).index_select(0, at)).float()
+        # In float32: bfloat16 has no two numbers between 16 and 16.1, and equal logits are no answer.
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.linear(asked, self.embedding.weight)
 
 
 def recaller(name: str, width: int, vocabulary: int, seed: int) -> Recaller:

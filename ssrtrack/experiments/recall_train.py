@@ -32,7 +32,7 @@ class RecallRecipe:
     """How a network is trained: `steps` of AdamW at a warmed-up cosine of `lr`.
 
     tokens: of a batch, about. first: the share of the steps that the shortest length has to itself. precision: float32,
-    or bfloat16 for matrix products under autocast, memories staying in float32.
+    or bfloat16 for matrix products under autocast; memories and logits stay in float32.
     """
 
     tasks: tuple[RecallTask, ...]
@@ -171,8 +171,8 @@ class RecallTraining:
     def _capture(self, lane: Lane) -> None:
         # Gradients are made anew inside, so that the graph owns them.
         self.optimiser.zero_grad(set_to_none=True)
-        graph = torch.cuda.CUDAGraph()
         try:
+            graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self.memory, stream=self.stream, capture_error_mode="thread_local"):
                 self._step(lane)
             lane.graph = graph
@@ -186,7 +186,7 @@ class RecallTraining:
         self.lr.copy_(self._scheduled())
         with self.autocast():
             logits = self.net(tokens, at)
-        loss = functional.cross_entropy(logits.float(), answers)
+        loss = functional.cross_entropy(logits, answers)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
         self.optimiser.step()
