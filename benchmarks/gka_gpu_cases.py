@@ -100,7 +100,7 @@ def costs(case: Case) -> dict[str, dict[str, Cost]]:
     row, states = float(WIDE * D), 2.0 * WIDE * D * D / C
     walk = Cost(2 * state, 2 * row + states + FINE)
     iterations = r * (state + 2 * cross)
-    norm, readout = state + cross + inner, state + 2 * cross
+    norm, readout = state + cross, state + 2 * cross
     return {
         "forward": {
             "states": walk,
