@@ -9,7 +9,8 @@ _NETWORK, _TRAINING = "Network", "Training"
 
 Logs = Annotated[list[Path] | None, typer.Option("-l", "--log", help="Log with truth to train on; repeat for more.")]
 ScenarioName = Annotated[
-    str, typer.Option("-s", "--scenario", help="Scenario to simulate without end: a name, a file, or suite:NAME.")
+    str,
+    typer.Option("-s", "--scenario", help="Scenario to simulate without end: a name, a file, suite:NAME, or spread."),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the run.")]
 Resume = Annotated[Path | None, typer.Option(help="Go on with the run in this folder, from its last saved state.")]

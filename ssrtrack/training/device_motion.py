@@ -59,19 +59,30 @@ class Paths:
         index = left.expand(*values.shape[:-1], left.shape[-1])
         return values.gather(-1, index), values.gather(-1, index + 1)
 
+    def turned(self, angle_rad: Tensor, mirrored: Tensor) -> "Paths":
+        """The flights seen from the same radar elsewhere about it: mirrored east to west (N, 1), then turned (N, 1).
 
-def flown_paths(plans: Plans, site: Site, span_s: float, turbulence: float, rng: torch.Generator) -> Paths:
+        The earth is near enough to round for heights to stay as they are.
+        """
+        side = torch.where(mirrored, -1.0, 1.0)
+        sin, cos = angle_rad.sin(), angle_rad.cos()
+        x, y, vx, vy = self.state[0] * side, self.state[1], self.state[2] * side, self.state[3]
+        state = torch.stack([cos * x + sin * y, cos * y - sin * x, cos * vx + sin * vy, cos * vy - sin * vx])
+        return Paths(state, self.height_m, self.azimuth_rad * side + angle_rad)
+
+
+def flown_paths(plans: Plans, site: Site, span_s: float, turbulence: float | Tensor, rng: torch.Generator) -> Paths:
     """The paths of N plans over span_s, on the generator's device, float64.
 
     Args:
         site: of the radar whose axes are used.
-        turbulence: PSD of white acceleration along and across the track, m²/s³.
+        turbulence: PSD of white acceleration along and across the track, m²/s³; one for all, or (N, 1).
     """
     device = rng.device
     grid = torch.arange(int(span_s / STEP_S) + 2, device=device, dtype=torch.float64) * STEP_S
     bank, speed, climb = (_sampled(pair, grid) for pair in (plans.bank, plans.speed, plans.climb))
     push = torch.zeros((2, *bank.shape), device=device, dtype=torch.float64)
-    if turbulence > 0.0:
+    if isinstance(turbulence, Tensor) or turbulence > 0.0:
         push = torch.randn(push.shape, generator=rng, device=device, dtype=torch.float64)
         push *= (turbulence / STEP_S) ** 0.5
     speed = (speed + STEP_S * (push[0].cumsum(1) - push[0])).clamp(min=MIN_SPEED_MPS)

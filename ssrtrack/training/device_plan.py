@@ -11,6 +11,7 @@ import numpy as np
 from ssrtrack.simulators.flows import random_flights
 from ssrtrack.simulators.legs import Floats, Limits, Pair, Start, schedules
 from ssrtrack.simulators.schema import Scenario
+from ssrtrack.simulators.schema_traffic import Flow
 from ssrtrack.units import DEG_RAD
 
 AGE_S = 300.0  # a window begins at a random age up to this: flights are seen in the middle of their way as well
@@ -48,8 +49,16 @@ def planned(scenario: Scenario, seed: int, key: tuple[int, ...], count: int, spa
     # Every flight lasts as long as it is looked at; the flow's own flight time has no part in how it manoeuvres.
     flows = [replace(scenario.traffic[f], flight_time_s=(life_s, life_s)) for f in which]
     centre = (scenario.radar[0].latitude_deg, scenario.radar[0].longitude_deg)
-    # One stream for all: the flights of a plan are only ever made together.
-    legs, start, mode_s = random_flights(flows, centre, np.zeros(count), life_s, [rng] * count)
     limits = Limits(scenario.roll_rate_dps * DEG_RAD, scenario.vertical_acceleration_mps2)
+    return planned_flights(flows, centre, life_s, limits, rng)
+
+
+def planned_flights(
+    flows: list[Flow], centre_deg: tuple[float, float], life_s: float, limits: Limits, rng: np.random.Generator
+) -> Plans:
+    """A flight of each flow (one flow for each flight), about a centre where the flow names none."""
+    # One stream for all: the flights of a plan are only ever made together.
+    count = len(flows)
+    legs, start, mode_s = random_flights(flows, centre_deg, np.zeros(count), life_s, [rng] * count)
     plan = schedules(legs, start, limits)
     return Plans(start, plan.bank, plan.speed, plan.climb, mode_s.astype(float), AGE_S * rng.random(count))

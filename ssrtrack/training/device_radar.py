@@ -1,7 +1,8 @@
 """What one rotating radar measures of flights on a device: meetings with the beam, detection, errors, resolution.
 
 The formulas are those of the simulator's effects (simulators/effects_*.py), where they are explained; `left_out` names
-the effects of a radar that are not here.
+the effects of a radar that are not here. A spec's numbers may be tensors (N, 1), a radar for each flight
+(`ssrtrack.training.device_spread`), all but those of jumps and transponders, and of the effects not here.
 """
 
 from dataclasses import dataclass, fields
@@ -62,7 +63,7 @@ def observed(
     measured_m, measured_rad = _measured(spec, slant, azimuth, mode_s, draw)
     clock, q = spec.clock, spec.quantisation
     stamp = time_s + clock.latency_s + clock.offset_s
-    if clock.latency_jitter_s:
+    if _given(clock.latency_jitter_s):
         stamp = stamp + clock.latency_jitter_s * draw.normal().clamp(-JITTER_CLIP, JITTER_CLIP)
     if q.time:
         stamp = torch.round(stamp / TIME_LSB_S) * TIME_LSB_S
@@ -102,7 +103,7 @@ def _meetings(spec: RadarSpec, paths: Paths, age_s: Tensor, draw: _Draws) -> tup
     norths = age_s[:, None] + spec.rotation_period_s * (
         draw.uniform(n, 1) + torch.arange(-2, m + spare, device=age_s.device, dtype=torch.float64)
     )
-    if spec.rotation_jitter:
+    if _given(spec.rotation_jitter):
         off = draw.normal(*norths.shape).clamp(-JITTER_CLIP, JITTER_CLIP)
         norths = norths + spec.rotation_jitter * spec.rotation_period_s * off
     begin = paths.coarse_azimuth(age_s[:, None])
@@ -137,12 +138,17 @@ def _covered(spec: RadarSpec, slant: Tensor, elevation: Tensor, height: Tensor) 
 
 def _detected(spec: RadarSpec, slant: Tensor, draw: _Draws) -> Tensor:
     d = spec.detection
-    probability = torch.full_like(slant, d.probability)
-    if isfinite(d.half_range_nm):
+    probability = torch.zeros_like(slant) + d.probability
+    if not isinstance(d.half_range_nm, float) or isfinite(d.half_range_nm):
         margin_db = 20.0 * torch.log10(d.half_range_nm * NM_M / slant.clamp(min=1.0))
         probability = probability * torch.special.ndtr(margin_db / d.fluctuation_db)
     seen = draw.uniform() < probability
-    return seen & ~_faded(spec, draw) if spec.fading.share else seen
+    return seen & ~_faded(spec, draw) if _given(spec.fading.share) else seen
+
+
+def _given(value: object) -> bool:
+    """Whether an effect is there at all; one for each flight always is."""
+    return isinstance(value, torch.Tensor) or bool(value)
 
 
 def _faded(spec: RadarSpec, draw: _Draws) -> Tensor:
@@ -182,10 +188,10 @@ def _measured(spec: RadarSpec, slant: Tensor, azimuth: Tensor, mode_s: Tensor, d
 
 def _noise(tails: Tails, dof: float, draw: _Draws) -> Tensor:
     normal = draw.normal()
-    if dof == inf:
+    if not isinstance(dof, torch.Tensor) and dof == inf:
         return normal
     # Student's t is a normal over the root of a chi-square per degree of freedom.
-    shape = torch.full(draw.shape, 0.5 * dof, device=draw.rng.device, dtype=torch.float64)
+    shape = torch.zeros(draw.shape, device=draw.rng.device, dtype=torch.float64) + 0.5 * dof
     chi2 = 2.0 * torch._standard_gamma(shape, generator=draw.rng)
     t = normal / torch.sqrt(chi2 / dof)
     return t * ((dof - 2.0) / dof) ** 0.5 if tails.unit_variance else t

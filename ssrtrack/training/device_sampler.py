@@ -116,12 +116,10 @@ class DeviceFlights:
         mode_s = torch.as_tensor(plans.mode_s, device=device) > 0.5
         age_s = torch.as_tensor(plans.age_s, device=device)
         plots = observed(spec, site, paths, mode_s, age_s, self._meetings, rng)
-        return _windows(spec, site, plots, self._length, self._rows)
+        return windows_of_plots(spec, site, plots, self._length, self._rows)
 
 
-def _windows(
-    spec: RadarSpec, site: Site, plots: Plots, length: int, count: int
-) -> Flown:  # fmt: skip
+def windows_of_plots(spec: RadarSpec, site: Site, plots: Plots, length: int, count: int) -> Flown:
     """`count` windows of the first `length` plots of each flight, converted as in scoring."""
     order = torch.argsort((~plots.detected).to(torch.int8), dim=1, stable=True)[:, :length]
 
@@ -144,8 +142,10 @@ def _windows(
     time_s, valid, truth = time_s[rows], valid[rows], kept(plots.truth)[:, rows]
     range_m, azimuth, altitude = (kept(x)[rows] for x in (plots.range_m, plots.azimuth_rad, plots.altitude_m))
     enu = slant_to_enu(range_m, azimuth, altitude, site)
-    sigmas = (spec.noise.sigma_range_m, spec.noise.sigma_azimuth_deg * DEG_RAD, SIGMA_HEIGHT_M)
-    spread = slant_jacobian(enu, site) * torch.tensor(sigmas, device=enu.device, dtype=enu.dtype)
+    stated = (spec.noise.sigma_range_m, spec.noise.sigma_azimuth_deg * DEG_RAD, SIGMA_HEIGHT_M)
+    # (N, 1) each: a spec may be of one radar, or of a radar for each flight.
+    sigmas = [(torch.zeros_like(plots.time_s[:, :1]) + sigma)[rows] for sigma in stated]
+    spread = slant_jacobian(enu, site) * torch.stack(sigmas, -1)[:, :, None]
     nan = torch.full_like(time_s, torch.nan)
     return Flown(
         time_s=torch.where(valid, time_s, nan),

@@ -85,8 +85,9 @@ class Report:
 
     @property
     def score(self) -> float:
-        """What the best model has least of: the mean logarithm of the two ratios."""
-        return 0.5 * sum(log(r) if isfinite(r) and r > 0.0 else float("inf") for r in self.ratio)
+        """What the best model has least of: the mean logarithm of the two ratios, over all settings alike."""
+        ratios = [r for pair in self.held_out.ratios(self.errors) for r in pair]
+        return sum(log(r) if isfinite(r) and r > 0.0 else float("inf") for r in ratios) / len(ratios)
 
 
 @dataclass(frozen=True)

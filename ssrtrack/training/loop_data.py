@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ssrtrack.errors import CheckpointError, ScenarioError, TrainingError
 from ssrtrack.io.hdf5 import LogReader
@@ -15,17 +16,19 @@ from ssrtrack.models.load import sources_of_tracker
 from ssrtrack.models.provenance import Sources, clash, marks_of_tables, sources_of, sources_of_log
 from ssrtrack.simulators.scenario import load_scenario, parse_scenario, simulate
 from ssrtrack.simulators.schema import Scenario
-from ssrtrack.simulators.suite import is_suite, load_suite
+from ssrtrack.simulators.suite import is_suite, list_suite, load_suite
 from ssrtrack.training.dataset import LoggedFlights, read_flights, split_by_flight
 from ssrtrack.training.device_radar import left_out
 from ssrtrack.training.device_sampler import PATTERNS, device_flights, not_on_device
+from ssrtrack.training.device_spread import ALL_RADARS, spread_flights
 from ssrtrack.training.distributed import Ranks
-from ssrtrack.training.flown_simulated import Endless, held_out_flights, simulated_flights
+from ssrtrack.training.flown_simulated import FLIGHTS_APART, Endless, held_out_flights, simulated_flights
 from ssrtrack.training.flown_windows import Windows
 from ssrtrack.training.loop_ahead import Flights
 from ssrtrack.training.loop_recipe import Recipe
 
 SOURCES = ("auto", "simulator", "device")
+SPREAD = "spread"  # in a scenario's place: radars and traffic of all kinds (`ssrtrack.training.device_spread`)
 HELD_OUT = 256  # windows of validation
 HELD_OUT_PLOTS = 200  # in each of them: longer than a training window, as flights in `evaluate` are
 HELD_OUT_SHARE = 0.1  # of the flights of logs, where no others are named
@@ -35,7 +38,7 @@ HELD_OUT_SHARE = 0.1  # of the flights of logs, where no others are named
 class Data:
     """What to train on: a scenario, simulated without end, or logs. validation: logs of held-out flights, if any.
 
-    source: what makes a scenario's flights, one of SOURCES.
+    source: what makes a scenario's flights, one of SOURCES; or SPREAD, where there is neither scenario nor log.
     """
 
     scenario: Scenario | None = None
@@ -79,6 +82,10 @@ def data_of(scenario: str, logs: list[Path], validation: list[Path], source: str
     if bool(scenario) == bool(logs):
         raise TrainingError("give either a scenario to simulate (-s) or logs (-l) to train on")
     files = tuple(str(p.absolute()) for p in validation)
+    if scenario == SPREAD:
+        if source == "simulator":
+            raise TrainingError(f"the flights of {SPREAD!r} are made on the training device; leave --flights out")
+        return Data(source=SPREAD, validation=files)
     if logs:
         return Data(logs=tuple(str(p.absolute()) for p in logs), validation=files)
     if is_suite(scenario):
@@ -96,7 +103,7 @@ def chosen_source(data: Data, device: torch.device) -> tuple[str, str]:
         ScenarioError: they are asked of the device, and cannot be made there.
     """
     if data.scenario is None:
-        return "", ""
+        return (SPREAD if data.source == SPREAD else ""), ""
     reason = not_on_device(data.scenario)
     if data.source == "simulator" or (data.source == "auto" and device.type == "cpu"):
         return "simulator", ""
@@ -117,6 +124,12 @@ def flights_of(data: Data, recipe: Recipe, here: Ranks, workers: int) -> Iterato
     Raises:
         TrainingError, ScenarioError, LogError, EstimatorError: there is nothing to train on.
     """
+    if data.source == SPREAD:
+        with spread_flights(
+            ALL_RADARS, recipe.seed, recipe.batch, recipe.window, here.device, here.rank, here.world
+        ) as all_:
+            yield all_, _held_out_everywhere(data, recipe.seed)
+        return
     if data.scenario is None:
         windows = read_flights(data.logs, recipe.window)
         if data.validation:
@@ -146,6 +159,24 @@ def _held_out(data: Data, scenario: Scenario, plan: Endless) -> Windows:
     return held_out_flights(plan, HELD_OUT)
 
 
+def _held_out_everywhere(data: Data, seed: int) -> Windows:
+    """Of the validation split of each of the suite's scenarios as many."""
+    if data.validation:
+        return _some(read_flights(data.validation, HELD_OUT_PLOTS), seed)
+    parts = []
+    for number, name in enumerate(list_suite()):
+        scenario, its_seed = load_suite(name, "validation")
+        plan = Endless(scenario, its_seed, 1, HELD_OUT_PLOTS)
+        part = held_out_flights(plan, -(-HELD_OUT // len(list_suite())), its_seed)
+        parts.append(replace(part, flight=part.flight % FLIGHTS_APART + number * FLIGHTS_APART))
+    return Windows.concat(parts)
+
+
+def groups_of(data: Data, held: Windows) -> NDArray[np.int64] | None:
+    """To which of several settings each held-out window (N,) belongs, that are to count alike; None for one."""
+    return held.flight // FLIGHTS_APART if data.source == SPREAD and not data.validation else None
+
+
 def _some(windows: Windows, seed: int) -> Windows:
     """HELD_OUT of the windows, drawn by the seed."""
     order = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed))).permutation(len(windows))
@@ -154,7 +185,10 @@ def _some(windows: Windows, seed: int) -> Windows:
 
 def sources_trained_on(data: Data, recipe: Recipe) -> Sources:
     """What the tracker learned from, its base filter included."""
-    if data.scenario is not None:
+    if data.source == SPREAD:
+        about: dict[str, str | int | float] = {"kind": "endless simulation", "name": SPREAD, "first_seed": recipe.seed}
+        own = Sources((about,))
+    elif data.scenario is not None:
         # No seed under which `simulate` would fly the same: those of the blocks are derived from it.
         name = data.suite or data.scenario.name
         entry: dict[str, str | int | float] = {"kind": "endless simulation", "name": name, "first_seed": recipe.seed}

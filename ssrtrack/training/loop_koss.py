@@ -27,6 +27,7 @@ from ssrtrack.training.loop_data import (
     chosen_source,
     fixed_flights,
     flights_of,
+    groups_of,
     sources_trained_on,
 )
 from ssrtrack.training.loop_folder import RunFolder, check_free, digest_of, new_folder, open_folder, sole_use
@@ -175,7 +176,8 @@ def _trained(it: _Run, here: Ranks, workers: int, telling: Telling) -> Outcome:
     data, recipe, bank, folder = it.data, it.recipe, it.bank, it.folder
     with ExitStack() as stack:
         flights, held = stack.enter_context(flights_of(data, recipe, here, workers))
-        there = held_out(to_flown(held, here.device), held.flight, bank, it.reference) if here.leads else None
+        told = to_flown(held, here.device), held.flight, bank, it.reference, groups_of(data, held)
+        there = held_out(*told) if here.leads else None
         model = new_model(recipe.size, bank, _usual_gap_s(held), recipe.seed, recipe.network)
         if it.new is not None and here.leads:  # only now is it known that there are flights
             new_folder(folder.path, it.new.config, force=it.new.force)
@@ -213,6 +215,8 @@ def _line(report: Report) -> str:
     p, v = report.ratio
     e = report.errors
     loss = f", loss {report.loss:.3f}" if report.step else ""  # before the first step there is none
+    each = report.held_out.ratios(e)
+    loss += "; by setting " + ", ".join(f"{a:.3f}/{b:.3f}" for a, b in each) if len(each) > 1 else ""
     return (
         f"step {report.step:,}, {report.seconds:.0f} s: position {e.position_rmse_m:.1f} m "
         f"({p:.3f} of the tuned IMM), velocity {e.velocity_rmse_mps:.2f} m/s ({v:.3f}){loss}"

@@ -23,6 +23,10 @@ class Errors:
     velocity: NDArray[np.float64]
     plots: NDArray[np.float64]
 
+    def of(self, rows: NDArray[np.bool_]) -> "Errors":
+        """Those of some windows."""
+        return Errors(self.position[rows], self.velocity[rows], self.plots[rows])
+
     @property
     def position_rmse_m(self) -> float:
         """Over all plots."""
@@ -61,15 +65,30 @@ def joined(parts: list[Errors]) -> Errors:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out flights in pieces, with the base filter's history and the errors of base and reference."""
+    """Held-out flights in pieces, with the base filter's history and the errors of base and reference.
+
+    group (N,): settings that windows belong to, which count alike however large their errors are; None: one.
+    """
 
     pieces: list[tuple[Flown, Base]]
     base: Errors
     reference: Errors
     flight: NDArray[np.int64]
+    group: NDArray[np.int64] | None = None
+
+    def ratios(self, ours: Errors) -> list[tuple[float, float]]:
+        """Position and velocity RMSE over the reference's, of every group."""
+        found = []
+        for rows in _groups(self.group, len(ours.plots)):
+            mine, its = ours.of(rows), self.reference.of(rows)
+            position = mine.position_rmse_m / its.position_rmse_m
+            found.append((position, mine.velocity_rmse_mps / its.velocity_rmse_mps))
+        return found
 
 
-def held_out(flown: Flown, flight: NDArray[np.int64], base: Bank, reference: Bank) -> HeldOut:
+def held_out(
+    flown: Flown, flight: NDArray[np.int64], base: Bank, reference: Bank, group: NDArray[np.int64] | None = None
+) -> HeldOut:
     """Run the classical filters over the held-out windows, once.
 
     Raises:
@@ -83,12 +102,16 @@ def held_out(flown: Flown, flight: NDArray[np.int64], base: Bank, reference: Ban
         pieces.append((part, history))
         of_base.append(errors_of(history.mean, part))
         of_reference.append(errors_of(other.mean, part))
-    found = HeldOut(pieces, joined(of_base), joined(of_reference), flight)
-    if not found.base.plots.any():
+    found = HeldOut(pieces, joined(of_base), joined(of_reference), flight, group)
+    if not all(found.base.of(rows).plots.any() for rows in _groups(group, len(flight))):
         raise TrainingError(
             f"the held-out flights have no plot with known truth after their first {WARMUP_PLOTS}; validate on others"
         )
     return found
+
+
+def _groups(group: NDArray[np.int64] | None, count: int) -> list[NDArray[np.bool_]]:
+    return [np.ones(count, bool)] if group is None else [group == number for number in np.unique(group)]
 
 
 def ratio_interval(
