@@ -1,6 +1,7 @@
 """Milliseconds of Gated KalmaNet's kernels on one CUDA device, beside flash-linear-attention and softmax attention.
 
-    python benchmarks/gka_gpu.py --workers 12 --peers DIR040 DIR060            (about 8 minutes)
+    python benchmarks/gka_gpu.py --workers 14 --peers DIR040 DIR060 --ahead    (compiles all; some minutes)
+    python benchmarks/gka_gpu.py --peers DIR040 DIR060                         (about 8 minutes)
 
 First of all, each case must be right: two heads of the timed size, all their steps, output and gradients against
 float64, and the same of a length that ends within a chunk (`gka_gpu_check`). What is wrong gets no time.
@@ -207,9 +208,11 @@ def main(given: Sequence[str] | None = None) -> int:
     cases = [trimmed(case) if args.tiny else case for case in TABLE if args.only in case.name]
     sites = args.peers or [None] * len(PEERS)
     peers = [Peer(version, site, ways) for (version, ways), site in zip(PEERS.items(), sites, strict=True)]
-    run = Run(args, deadline)
     if args.workers:
         compiled(jobs_of(cases, peers, args), args.workers, args.box, deadline.at)
+    if args.ahead:
+        return 0
+    run = Run(args, deadline)
     run.all(cases, peers)
     wrong = [row for row in run.rows if "wrong" in row.get("note", "")]
     print(f"{len(run.rows)} rows in {time.perf_counter() - begin:.0f} s, {len(wrong)} wrong; written: {args.output}")
@@ -232,10 +235,11 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--tiny", action="store_true", help="all sizes as small as they can be: a trial")
     add("--only", default="", metavar="CASE", help="those whose names hold this text")
     add("--budget", type=float, default=0.3, help="seconds for each figure")
-    add("--seconds", type=float, default=480.0, help="after which nothing further is begun, compiling included")
+    add("--seconds", type=float, default=540.0, help="after which nothing further is begun, compiling included")
     add("--workers", type=int, default=0, help="processes that compile side by side before anything is timed")
-    add("--box", type=float, default=150.0, help="seconds that one of them has")
-    add("--peer-box", type=float, default=150.0, help="seconds that the process of one version of the peers has")
+    add("--ahead", action="store_true", help="compile, which needs --workers, and stop before anything is timed")
+    add("--box", type=float, default=240.0, help="seconds that one of them has")
+    add("--peer-box", type=float, default=180.0, help="seconds that the process of one version of the peers has")
     add("--compile-only", type=int, metavar="K", help="compile the K-th size's kernels, and nothing else")
     add("--no-sweep", action="store_true")
     return parser.parse_args(given)

@@ -9,7 +9,7 @@ from gka_gpu_cases import DIRECTIONS, Case, columns_of, drawn
 from gka_gpu_check import LIMIT_STEP, checked, step_error
 from gka_gpu_ways import Problem, Row, ours, problem
 from koss_gpu_cases import Ceilings
-from koss_gpu_clock import Deadline, first_line, free, graph_ms, on, peak_bytes, side_stream, time_columns, within
+from koss_gpu_clock import Deadline, first_line, free, graph_ms, peak_bytes, side_stream, time_columns, within
 from koss_gpu_sweep import slope
 from setting import write_csv
 
@@ -126,8 +126,7 @@ def _ms(work: Callable[[], object], where: str, budget_s: float) -> tuple[list[f
     if stream is None:
         return within([work], where, budget_s), "call"
     free()
-    with on(stream):
-        return graph_ms([work], stream, budget_s), "graph"
+    return graph_ms([work], stream, budget_s), "graph"
 
 
 def _one(case: Case, where: str, budget_s: float, found: Ceilings) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from gka_gpu_cases import DIRECTIONS, Case, drawn
-from koss_gpu_clock import Deadline, first_line, free, graph_ms, on, side_stream, time_columns, within
+from koss_gpu_clock import Deadline, first_line, free, graph_ms, side_stream, time_columns, within
 from torch.nn.functional import scaled_dot_product_attention
 
 from ssrtrack.kernels.gka import gka
@@ -127,11 +127,9 @@ def timed_rows(sets: Sequence[Problem], where: str, budget_s: float, deadline: D
 
 
 def _graph_columns(works: Sequence[Callable[[], object]], budget_s: float) -> Row:
-    stream = side_stream("cuda")
     free()
     try:
-        with on(stream):
-            return time_columns(graph_ms(works, stream, budget_s))
+        return time_columns(graph_ms(works, side_stream("cuda"), budget_s))
     except Exception as error:
         return {"note": f"no graph: {first_line(error)}"}
     finally:

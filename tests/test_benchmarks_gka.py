@@ -19,6 +19,7 @@ import gka_gpu  # noqa: E402
 import gka_gpu_cases  # noqa: E402
 import gka_gpu_check  # noqa: E402
 import gka_gpu_kernels  # noqa: E402
+import gka_gpu_peers  # noqa: E402
 import gka_gpu_sweep  # noqa: E402
 import gka_gpu_table  # noqa: E402
 import gka_gpu_ways  # noqa: E402
@@ -226,3 +227,17 @@ def test_linear_cost_is_the_first_power_of_t() -> None:
     assert {case.batch * case.steps for axis, case in sweeps if axis == gka_gpu_sweep.EIGHT} == {131_072}
     assert {case.token_heads for axis, case in sweeps if axis == gka_gpu_sweep.SHARED} == {131_072}
     assert {case.batch * case.heads for case in gka_gpu_sweep.online(False)} == set(gka_gpu_sweep.AT_ONCE)
+
+
+def test_peers_are_tuned_in_little_time_and_compiled_without_being_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    testing = pytest.importorskip("triton.testing")
+    calls: list[Any] = []
+    for only, given in ((False, (5, gka_gpu_peers.TUNED_MS, (0.5, 0.2))), (True, "run")):
+        calls.clear()
+        monkeypatch.setattr(
+            testing, "do_bench", lambda work, warmup, rep, quantiles: calls.append((warmup, rep, quantiles))
+        )
+        gka_gpu_peers.tuned_by(only)
+        found = testing.do_bench(lambda: calls.append("run"), quantiles=(0.5, 0.2))
+        assert calls == [given]
+        assert found == ([1.0, 1.0] if only else None)
