@@ -34,6 +34,7 @@ from ssrtrack.kernels.koss_segment_parts import (
     operand,
     store_rows,
 )
+from ssrtrack.kernels.koss_segment_refined import backward_refined, refined_fits
 from ssrtrack.kernels.koss_segment_stages import (
     innovations_back,
     load_vectors,
@@ -195,9 +196,14 @@ def _backward(
 def tiling_back(inputs: LoopInputs, form: LoopForm | None = None) -> Tiling:
     """A thread for every pair and lane; as many steps at a time as the registers hold states of.
 
-    All steps of a segment at once where a lane for every state leaves room for them.
+    All steps of a segment at once where a lane for every state, or two lanes where there are refining passes, leave
+    room for them.
     """
     size, tiles = shape_of(inputs), tiling(inputs)
+    if form is not None and form.passes > 0 and size.N in (2, 4):
+        refined = Tiling(1, 2, size.C // 16, 1, form.segment)
+        if refined_fits(form, refined, size.C, size.N // 2):
+            return refined
     whole = Tiling(1, size.N, size.C * size.N // 32, 1, 0 if form is None else form.segment)
     if form is not None and form.segment <= 16 and whole.warps <= 8 and whole_fits(form, whole, size.C, 1):
         return whole
@@ -247,6 +253,11 @@ def backward(
         backward_whole[(programs,)](
             *given, saved[0], gy, g_final, *outputs, selected, hidden, logit, size.T, size.H, *apart, *rest, **options
         )
+    elif refined_fits(form, tiles, size.C, NI):
+        backward_refined[(programs,)](
+            *given, saved[0], gy, g_final, *outputs, selected, hidden, logit, size.T, size.H, *apart, gx.numel(),
+            *rest, **options,
+        )  # fmt: skip
     else:
         steps, pairs = min(tiles.U, form.segment), tiles.G * size.C
         sums = min(form.segment, max(1, 32 // (1 << (NI - 1).bit_length())))
