@@ -350,7 +350,7 @@ def test_the_table_says_mean_spread_and_how_it_was_trained(tmp_path: Path) -> No
     told = [first[name] for name in ("accuracy", "spread", "least", "largest")]
     assert told == ["0.7500", "0.3536", "0.5000", "1.0000"]
     assert (first["seeds"], first["lr"], first["lr_tried"], first["commit"]) == (2, 1e-2, "0.001 0.01", "x; y")
-    assert first["chance"] == "0.062500"
+    assert (first["chance"], first["one_of_pairs"]) == ("0.062500", "0.2500")
     elsewhere = {**records[0], "key": "p", "plan": "another", "width": 16}
     assert len(table([*records, elsewhere])) == 6
     assert list(surfaces([*records, elsewhere])) == [("delta", 8)]

@@ -38,7 +38,7 @@ class RecallPlan:
 
     mixers: tuple[str, ...] = tuple(MIXERS)
     widths: tuple[int, ...] = (32, 64, 128)
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     seeds: tuple[int, ...] = (1, 2, 3)
     steps: int = 3000
     tokens: int = 8192

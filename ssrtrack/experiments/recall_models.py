@@ -109,7 +109,8 @@ class Recaller(nn.Module):
 
     def forward(self, tokens: Tensor, at: Tensor) -> Tensor:
         """Logits (answers, V) of tokens (B, T) at the steps `at` (answers,), counted through all sequences."""
-        x = self.embedding(tokens)
+        # Not nn.Embedding's call: its gradient sorts the tokens, in many kernels.
+        x = self.embedding.weight.index_select(0, tokens.flatten()).view(*tokens.shape, -1)
         for norm, mixer in zip(self.norms, self.mixers, strict=True):
             x = x + mixer(norm(x))
         asked = self.norm(x.flatten(0, 1).index_select(0, at)).float()

@@ -45,6 +45,7 @@ def table(records: Sequence[Record]) -> list[Row]:
                 "spread": f"{stdev(accuracy):.4f}" if len(accuracy) > 1 else "",
                 "least": f"{min(accuracy):.4f}",
                 "largest": f"{max(accuracy):.4f}",
+                "one_of_pairs": f"{1.0 / pairs:.4f}",  # for one who knows the values but not whose they are
             }
             rows.append(row | _training(some, records))
     return rows

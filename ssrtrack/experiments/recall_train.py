@@ -127,7 +127,7 @@ class RecallTraining:
                     self._answered(*(part.to(self.device) for part in batch)) for batch in zip(*drawn, strict=True)
                 ]
                 for n, share in cells_of(task, some, torch.stack(right)).items():
-                    found[f"{task.steps}/{n}"] = float(share.mean())
+                    found[f"{task.steps}/{n}"] = float(share.reshape(-1, n)[:each].mean())
         return found
 
     def autocast(self) -> AbstractContextManager[Any]:
