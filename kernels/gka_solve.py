@@ -19,6 +19,9 @@ import triton.language as tl
 
 from ssrtrack.kernels.gka_tiles import (
     EMPTY,
+    ask_rows,
+    ask_square,
+    by_largest,
     by_rows,
     by_whole,
     chunk_of,
@@ -35,16 +38,21 @@ from ssrtrack.kernels.gka_tiles import (
 
 @triton.jit
 def norms(K, e, H, e_H, G, C: tl.constexpr, DOT: tl.constexpr):
-    """‖H_t‖_F (C,): <H_t, H_t> = z_t² ‖H0‖² + Σ_i M_ti (2 z_t k_iᵀ H0 k_i + Σ_j M_tj (k_i·k_j)²).
+    """‖H_t‖_F (C,), by F_t² = γ_t² F_{t−1}² + r_t with r_t = |k_t|⁴ + 2 (z_t k_tᵀ H0 k_t + Σ_{j<t} M_tj (k_t·k_j)²).
 
-    e (C,) and e_H: what K and H were divided by.
+    Of such a recurrence the solution is z_t² F_0² + Σ_s M_ts² r_s, all positive. e (C,) and e_H: what K and H were
+    divided by.
     """
-    M, z = decays(G, C), tl.exp2(G)
+    z, t = tl.exp2(G), tl.arange(0, C)
     gram = tl.dot(K, tl.trans(K), input_precision=DOT) * (e[:, None] * e[None, :])
+    square = gram * gram
+    # Adds 0: so M lies where the product does, whose rows few threads share.
+    M = decays(G, C) + tl.minimum(square, 0.0)
+    twice = tl.where(t[:, None] == t[None, :], 1.0, 2.0)
     h = tl.sum(tl.dot(K, H, input_precision=DOT) * K.to(tl.float32), 1) * (e * e * e_H)
+    r = tl.sum(twice * M * square, 1) + 2.0 * z * h
     start = tl.sum(tl.sum(H.to(tl.float32) * H.to(tl.float32), 1), 0) * (e_H * e_H)
-    inner = tl.dot(M, gram * gram, input_precision=DOT) + 2.0 * z[:, None] * h[None, :]
-    return tl.sqrt(tl.maximum(z * z * start + tl.sum(M * inner, 1), 0.0))
+    return tl.sqrt(tl.maximum(z * z * start + tl.sum(M * M * r[None, :], 1), 0.0))
 
 
 @triton.jit
@@ -114,11 +122,19 @@ def solve_kernel(
         return
     d = tl.arange(0, DP)
     at = head_at(b, t0, h, steps * heads, heads, 1)
-    G = gates(log_decay + at, left, heads, C)
-    K, e = by_rows(rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN), OT)
-    H, e_H = by_whole(tl.load(square(H0, row, heads, h, d, d, DP, DP)), OT)
-    F = norms(K, e, H, e_H, G, C, DOT)
+    k += head_at(b, t0, h, k_b, k_t, k_h)
     q += head_at(b, t0, h, q_b, q_t, q_h)
+    v += head_at(b, t0, h, v_b, v_t, v_h)
+    G = gates(log_decay + at, left, heads, C)
+    K = rows(k, left, k_t, d, D, C, EVEN)
+    # Behind what is wanted at once.
+    ask_square(H0, row, heads, h, DP, DP)
+    ask_rows(q, left, q_t, D, C, DP)
+    ask_rows(v, left, v_t, V, C, VP)
+    ask_square(U0, row, heads, h, DP, VP)
+    K, e = by_rows(K, OT)
+    H, e_H = by_largest(H0, row, heads, h, DP, OT)
+    F = norms(K, e, H, e_H, G, C, DOT)
     Q, e_q = by_rows(rows(q, left, q_t, d, D, C, EVEN), OT)
     x = solved(Q, K, e, H, e_H, G, F, rounds, short, ridge, rho2, C, DOT)
     e_x = e_q * per_norm(F)
@@ -134,7 +150,6 @@ def solve_kernel(
     e_x *= scale
     weights = decays(G, C) * (e_x[:, None] * e[None, :])
     S = (tl.dot(X, tl.trans(K), input_precision=DOT) * weights).to(DT)
-    v += head_at(b, t0, h, v_b, v_t, v_h)
     for e0 in tl.static_range(0, VP, BV):
         c = e0 + tl.arange(0, BV)
         U, e_U = by_whole(tl.load(square(U0, row, heads, h, d, c, DP, VP)), OT)

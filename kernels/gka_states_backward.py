@@ -1,9 +1,9 @@
 """The walk back through the chunks of Gated KalmaNet in Triton: ∂L/∂H and ∂L/∂U after every chunk, by all later ones.
 
-    dH ← z_C dH + the chunk's own share, and dU alike
+    dH ← z_C dH − ½ (Σ z_t (d_t x_tᵀ + x_t d_tᵀ) + (Σ w_t z_t²) H0 + Kᵀ diag(b) K)        dU ← z_C dU + Σ z_t q̃_t y_tᵀ
 
-Chunks' own shares come from `gka_solve_backward`, for all chunks at once; what is left is a sum for each number by
-itself, written over the shares.
+with y = scale · ∂L/∂o, and d, w and b as `gka_solve_backward` has them. As in `gka_states` a program walks with BN
+columns of (dH, dU) side by side, which lie as rows in its tile.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
@@ -13,34 +13,79 @@ import triton
 import triton.language as tl
 
 from ssrtrack.kernels.gka_states import walk
-from ssrtrack.kernels.gka_tiles import within
+from ssrtrack.kernels.gka_tiles import column, gates, head_at, last_of, rows, within
 
 
 @triton.jit(do_not_specialize=["steps", "begin", "count", "started"])
 def states_back_kernel(
-    lasts, start_H, start_U, dH, dU, end_H, end_U, offsets, firsts, steps, begin, count, started, heads, D, V,
-    C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BN: tl.constexpr, VARLEN: tl.constexpr,
+    q, k, log_decay, alpha, x, size, go, adjoint, w_in, b_in, H0, start_H, start_U, dH, dU, end_H, end_U,
+    offsets, firsts, steps, begin, count, started, heads, D, V, scale,
+    q_b, q_t, q_h, k_b, k_t, k_h, go_b, go_t, go_h,
+    C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BN: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr,
+    ALPHA: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr, EVEN_V: tl.constexpr,
 ):  # fmt: skip
-    """dH and dU after each chunk in place of the chunks' shares; before the first chunk as end_H and end_U.
+    """dH (rows, heads, DP, DP) and dU (rows, heads, DP, VP) after each chunk; before the first as end_H and end_U.
 
-    start_H, start_U: the gradients of the state after the last chunk, zero unless `started`. Grid (blocks of BN numbers
+    start_H, start_U: the gradients of the state after the last chunk, zero unless `started`. Grid (blocks of BN columns
     of (dH, dU), sequences · heads).
     """
-    n, _, h, t0, end, row = walk(offsets, firsts, steps, begin, count, heads, C, VARLEN)
-    place = tl.program_id(0) * BN + tl.arange(0, BN)
-    lead, outer, put, width, padded = start_H, end_H, dH, D, DP
-    if tl.program_id(0) >= DP * DP // BN:
-        place -= DP * DP
-        lead, outer, put, width, padded = start_U, end_U, dU, V, VP
-    d, e = place // padded, place % padded
-    inside = tl.cast(n * heads + h, tl.int64) * D * width + d * width + e
-    corner = within(d, D, False) & within(e, width, False)
-    state = tl.load(lead + inside, mask=corner & (d * 0 < started), other=0.0)
+    n, b, h, t0, end, row = walk(offsets, firsts, steps, begin, count, heads, C, VARLEN)
     chunks = tl.cdiv(end - t0, C)
-    for i in range(0, chunks):
-        one = tl.cast(row + chunks - 1 - i, tl.int64) * heads + h
-        at = put + one * DP * padded + place
-        share = tl.load(at).to(tl.float32)
-        tl.store(at, state.to(put.dtype.element_ty))
-        state = state * tl.exp2(tl.load(lasts + one)) + share
+    d, block = tl.arange(0, DP), tl.program_id(0)
+    of_H = block < DP // BN
+    e = block * BN + tl.arange(0, BN)
+    lead, outer, put, width, padded = start_H, end_H, dH, D, DP
+    if not of_H:
+        e -= DP
+        lead, outer, put, width, padded = start_U, end_U, dU, V, VP
+    corner = within(e, width, EVEN and EVEN_V)[:, None] & within(d, D, EVEN)[None, :]
+    inside = tl.cast(n * heads + h, tl.int64) * D * width + e[:, None] + d[None, :] * width
+    state = tl.load(lead + inside, mask=corner & (d[None, :] * 0 < started), other=0.0)
+    # Of the last chunk: from there back.
+    t = t0 + tl.maximum(chunks - 1, 0) * C
+    at = head_at(b, t, h, steps * heads, heads, 1)
+    square = (tl.cast(row + tl.maximum(chunks - 1, 0), tl.int64) * heads + h) * DP
+    put += square * padded
+    place = e[:, None] + d[None, :] * padded
+    log_decay, size, x = log_decay + at, size + at, x + at * D
+    left = end - t
+    if of_H:
+        k += head_at(b, t, h, k_b, k_t, k_h)
+        adjoint, w_in, b_in = adjoint + at * D, w_in + at, b_in + at
+        H0 += square * DP
+        for _ in range(0, chunks):
+            tl.store(put + place, state.to(put.dtype.element_ty))
+            G, e_x = gates(log_decay, left, heads, C), column(size, left, heads, C, 0.0)
+            z, w = tl.exp2(G), column(w_in, left, heads, C, 0.0)
+            half, more = (-0.5 * z)[:, None], (-0.5 * column(b_in, left, heads, C, 0.0))[:, None]
+            state = state * tl.exp2(last_of(G, C)) - 0.5 * tl.sum(w * z * z, 0) * tl.load(H0 + place).to(tl.float32)
+            X = (rows(x, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]).to(DT)
+            part = (half * rows(adjoint, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
+            state = tl.dot(tl.trans(part), X, state, input_precision=DOT)
+            part = (half * e_x[:, None] * rows(x, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
+            Y = rows(adjoint, left, heads * D, d, D, C, EVEN)
+            state = tl.dot(tl.trans(part), Y, state, input_precision=DOT)
+            part = (more * rows(k, left, k_t, e, D, C, EVEN).to(tl.float32)).to(DT)
+            state = tl.dot(tl.trans(part), rows(k, left, k_t, d, D, C, EVEN).to(DT), state, input_precision=DOT)
+            left = C + left * 0
+            log_decay, size, x, put = log_decay - C * heads, size - C * heads, x - C * heads * D, put - heads * DP * DP
+            k, adjoint = k - C * k_t, adjoint - C * heads * D
+            w_in, b_in, H0 = w_in - C * heads, b_in - C * heads, H0 - heads * DP * DP
+    else:
+        q += head_at(b, t, h, q_b, q_t, q_h)
+        go += head_at(b, t, h, go_b, go_t, go_h)
+        alpha += at
+        for _ in range(0, chunks):
+            tl.store(put + place, state.to(put.dtype.element_ty))
+            G, e_x = gates(log_decay, left, heads, C), column(size, left, heads, C, 0.0)
+            mixed = rows(x, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]
+            if ALPHA:
+                Q = rows(q, left, q_t, d, D, C, EVEN).to(tl.float32)
+                mixed = Q + column(alpha, left, heads, C, 0.0)[:, None] * (mixed - Q)
+            part = rows(go, left, go_t, e, V, C, EVEN_V).to(tl.float32) * (scale * tl.exp2(G))[:, None]
+            state *= tl.exp2(last_of(G, C))
+            state = tl.dot(tl.trans(part.to(DT)), mixed.to(DT), state, input_precision=DOT)
+            left = C + left * 0
+            log_decay, size, x, put = log_decay - C * heads, size - C * heads, x - C * heads * D, put - heads * DP * VP
+            q, go, alpha = q - C * q_t, go - C * go_t, alpha - C * heads
     tl.store(outer + inside, state, mask=corner)

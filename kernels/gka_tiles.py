@@ -134,14 +134,49 @@ def size_of(tile):
 def by_rows(tile, OT: tl.constexpr):
     """A tile as an operand of precision OT, and what its rows were divided by (C,)."""
     e = sizes(tile)
-    return (tile.to(tl.float32) / e[:, None]).to(OT), e
+    # Divided a row, not a number, at a time; exact, since e are powers of two.
+    return (tile.to(tl.float32) * (1.0 / e)[:, None]).to(OT), e
 
 
 @triton.jit
 def by_whole(tile, OT: tl.constexpr):
     """The same with one size for the whole tile."""
     e = size_of(tile)
-    return (tile.to(tl.float32) / e).to(OT), e
+    return (tile.to(tl.float32) * (1.0 / e)).to(OT), e
+
+
+@triton.jit
+def by_largest(H0, row, heads, h, DP: tl.constexpr, OT: tl.constexpr):
+    """`by_whole` of a chunk's H0, of which no number is larger than the largest on its diagonal."""
+    d = tl.arange(0, DP)
+    at = H0 + (tl.cast(row, tl.int64) * heads + h) * DP * DP
+    e = power(tl.max(tl.abs(tl.load(at + d * (DP + 1)).to(tl.float32)), 0))
+    return (tl.load(at + d[:, None] * DP + d[None, :]).to(tl.float32) * (1.0 / e)).to(OT), e
+
+
+@triton.jit
+def ask(pointer):
+    """Asks for what lies there into the second-level cache: it will be wanted, and comes from afar."""
+    if not INTERPRETED:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointer], dtype=tl.int32, is_pure=False, pack=1
+        )
+
+
+@triton.jit
+def ask_rows(pointer, left, stride_t, width, C: tl.constexpr, DP: tl.constexpr):
+    """The same for `rows`, a line of 128 bytes at a time."""
+    LINE: tl.constexpr = min(DP, 1024 // pointer.dtype.element_ty.primitive_bitwidth)
+    t, part = tl.minimum(tl.arange(0, C), left - 1), tl.arange(0, DP // LINE) * LINE
+    ask(pointer + t[:, None] * stride_t + tl.minimum(part, width - 1)[None, :])
+
+
+@triton.jit
+def ask_square(pointer, row, heads, h, DP: tl.constexpr, EP: tl.constexpr):
+    """The same for a whole `square`."""
+    LINE: tl.constexpr = min(EP, 1024 // pointer.dtype.element_ty.primitive_bitwidth)
+    at = (tl.cast(row, tl.int64) * heads + h) * DP * EP
+    ask(pointer + at + tl.arange(0, DP)[:, None] * EP + tl.arange(0, EP // LINE)[None, :] * LINE)
 
 
 @triton.jit

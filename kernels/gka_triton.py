@@ -28,6 +28,7 @@ WIDEST = 128  # numbers of a key
 NARROWEST = 64
 BLOCK = 128  # of the values' columns that a chunk-wise program has at a time
 SHARE = 0.25  # of inputs, outputs, their gradients and x: what the states of a span's chunks may take, both ways
+SHARE_ALONE = 0.5  # of inputs and outputs: the same of a forward pass that keeps nothing
 ROUGH = 1.0 / 512.0  # ridge from which x, up to 1/ridge times as large as q, has room in float16
 FREE = 1 << 26  # bytes of states that are not worth a second span
 
@@ -39,22 +40,25 @@ class Tiling(NamedTuple):
     states: tuple[int, int] = (4, 3)
     solve: tuple[int, int] = (4, 1)
     adjoint: tuple[int, int] = (4, 1)
-    numbers_back: int = 1024
-    states_back: tuple[int, int] = (4, 1)
+    columns_back: int = 32
+    states_back: tuple[int, int] = (4, 2)
     keys: tuple[int, int] = (4, 1)
     values: tuple[int, int] = (4, 1)
 
 
+# A chunk's dU and its products: too much for four warps' registers.
+WIDE = Tiling(values=(8, 1))
 # float32 takes three products of twice as wide numbers for each.
-SINGLE = Tiling(states=(8, 2), solve=(8, 1), adjoint=(8, 1), keys=(8, 1), values=(8, 1))
+SINGLE = Tiling(states=(8, 2), states_back=(8, 1), solve=(8, 1), adjoint=(8, 1), keys=(8, 1), values=(8, 1))
 
 
 class Plan(NamedTuple):
     """What follows from the inputs' shapes.
 
     table: offsets, each sequence's first chunk and each chunk's sequence, where sequences have unequal lengths. span:
-    the chunks of a sequence whose states are held at once. known: what the kernels know at compile time. dtype
-    and fine: of the chunks' states, and of x.
+    the chunks of a sequence whose states are held at once on the way back. ahead: the same where nothing is kept; a
+    forward pass that keeps x holds them all, less than its way back needs beside them. known: what the kernels know at
+    compile time. dtype and fine: of the chunks' states, and of x.
     """
 
     sequences: int
@@ -65,6 +69,7 @@ class Plan(NamedTuple):
     VP: int
     chunks: int
     span: int
+    ahead: int
     dtype: torch.dtype
     fine: torch.dtype
     table: tuple[Tensor, Tensor, Tensor] | None
@@ -72,12 +77,13 @@ class Plan(NamedTuple):
 
     @property
     def tiling(self) -> Tiling:
-        return Tiling() if self.fine == torch.float16 else SINGLE
+        if self.fine != torch.float16:
+            return SINGLE
+        return WIDE if self.DP > 64 else Tiling()
 
-    @property
-    def spans(self) -> Iterator[tuple[int, int]]:
+    def spans(self, span: int) -> Iterator[tuple[int, int]]:
         """First chunk and number of chunks."""
-        return ((begin, min(self.span, self.chunks - begin)) for begin in range(0, self.chunks, self.span))
+        return ((begin, min(span, self.chunks - begin)) for begin in range(0, self.chunks, span))
 
 
 def supported(inputs: GkaInputs, form: GkaForm) -> bool:
@@ -100,9 +106,9 @@ def forward(
     x = torch.empty(q.shape if keep else (0,), dtype=plan.fine, device=q.device)
     size, F = (torch.empty(q.shape[:3] if keep else (0,), dtype=torch.float32, device=q.device) for _ in range(2))
     alpha = log_decay if inputs.alpha is None else inputs.alpha
-    state, between = _start(inputs), list[Tensor]()
-    before = _buffers(plan, k)
-    for begin, count in plan.spans:
+    span = plan.chunks if keep else plan.ahead
+    state, before = _start(inputs), _buffers(plan, k, span)
+    for begin, count in plan.spans(span):
         last = _ends(plan, k)
         _walk(inputs, plan, tiling, (begin, count), state, before, last)
         solve_kernel[_grid(plan, count)](
@@ -111,9 +117,8 @@ def forward(
             *_strides(plan, q, k, v), **plan.known, BV=min(BLOCK, plan.VP), ALPHA=inputs.alpha is not None, KEEP=keep,
             num_warps=tiling.solve[0], num_stages=tiling.solve[1],
         )  # fmt: skip
-        between += last
         state = last
-    return o, last, (x, size, F, *between[:-2]) if keep else ()
+    return o, last, (x, size, F, *_between(plan, before)) if keep else ()
 
 
 def backward(
@@ -128,26 +133,29 @@ def backward(
     adjoint = gk if gk.dtype == plan.dtype else torch.empty(k.shape, dtype=plan.dtype, device=k.device)
     g_decay, g_alpha, w, b, reach = (torch.empty_like(log_decay) for _ in range(5))
     alpha = log_decay if inputs.alpha is None else inputs.alpha
-    before, after = _buffers(plan, k), _buffers(plan, k)
+    before, after = _buffers(plan, k, plan.span), _buffers(plan, k, plan.span)
     last = _ends(plan, k)
     state = _ends_gradient(gH, gU, last)
-    lasts = torch.empty(before[0].shape[:2], dtype=torch.float32, device=k.device)
-    numbers = min(tiling.numbers_back, plan.DP * plan.DP, plan.DP * plan.VP)
+    columns = _columns(plan, tiling.columns_back)
     starts = [_start(inputs), *zip(between[::2], between[1::2], strict=True)]
+    spans = list(zip(plan.spans(plan.span), starts, strict=True))
     mixes = inputs.alpha is not None
-    for (begin, count), start in reversed(list(zip(plan.spans, starts, strict=True))):
+    for (begin, count), start in reversed(spans):
         sizes = (q.shape[1], begin, count)
+        start = None if start is None else (start[0].float(), start[1].float())
         _walk(inputs, plan, tiling, (begin, count), start, before, last)
         adjoint_kernel[_grid(plan, count)](
-            q, k, v, log_decay, alpha, x, size, F, go, *before, gq, adjoint, g_alpha, w, b, reach, *after, lasts,
+            q, k, v, log_decay, alpha, x, size, F, go, *before, gq, adjoint, g_alpha, w, b, reach,
             *_indices(inputs, plan), *sizes, plan.heads, plan.D, plan.V, *_schedule(form), form.scale,
-            *_strides(plan, q, k, v, go), **plan.known, BV=min(BLOCK, plan.VP), BS=_columns(plan, 64), ALPHA=mixes,
+            *_strides(plan, q, k, v, go), **plan.known, BV=min(BLOCK, plan.VP), ALPHA=mixes,
             num_warps=tiling.adjoint[0], num_stages=tiling.adjoint[1],
         )  # fmt: skip
         ends = _ends(plan, k)
-        states_back_kernel[(plan.DP * (plan.DP + plan.VP) // numbers, plan.sequences * plan.heads)](
-            lasts, *(state or ends), *after, *ends, *_indices(inputs, plan)[:2], *sizes, int(state is not None),
-            plan.heads, plan.D, plan.V, **_chosen(plan, "C", "DP", "VP", "VARLEN"), BN=numbers,
+        states_back_kernel[((plan.DP + plan.VP) // columns, plan.sequences * plan.heads)](
+            q, k, log_decay, alpha, x, size, go, adjoint, w, b, before[0], *(state or ends), *after, *ends,
+            *_indices(inputs, plan)[:2], *sizes, int(state is not None), plan.heads, plan.D, plan.V, form.scale,
+            *_strides(plan, q, k, go),
+            **_chosen(plan, "C", "DP", "VP", "DT", "DOT", "VARLEN", "EVEN", "EVEN_V"), BN=columns, ALPHA=mixes,
             num_warps=tiling.states_back[0], num_stages=tiling.states_back[1],
         )  # fmt: skip
         keys_kernel[_grid(plan, count)](
@@ -182,11 +190,13 @@ def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
     if offsets is not None:
         table = _tabled(offsets, T, chunk)
         chunks = span = len(table[2])
-    if span is None:
-        states = 2 * (DP * DP + DP * VP)
-        spans = triton.cdiv(states, int(SHARE * chunk * (6 * D + 3 * V)))
-        free = states * chunks * inputs.sequences * heads * dtype.itemsize <= FREE
-        span = chunks if free else triton.cdiv(chunks, spans)
+    ahead = span
+    if span is None or ahead is None:
+        states = DP * DP + DP * VP
+        free = 2 * states * chunks * inputs.sequences * heads * dtype.itemsize <= FREE
+        back = triton.cdiv(2 * states, int(SHARE * chunk * (6 * D + 3 * V)))
+        forth = triton.cdiv(states, int(SHARE_ALONE * chunk * (2 * D + 2 * V)))
+        span, ahead = (chunks if free else triton.cdiv(chunks, spans) for spans in (back, forth))
     known = {
         "C": chunk,
         "DP": DP,
@@ -198,7 +208,7 @@ def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
         "EVEN": DP == D,
         "EVEN_V": VP == V,
     }
-    return Plan(inputs.sequences, heads, D, V, DP, VP, chunks, span, dtype, fine, table, known)
+    return Plan(inputs.sequences, heads, D, V, DP, VP, chunks, span, ahead, dtype, fine, table, known)
 
 
 def _interpreted() -> bool:
@@ -253,14 +263,22 @@ def _columns(plan: Plan, columns: int) -> int:
     return min(columns, plan.DP, plan.VP)
 
 
-def _buffers(plan: Plan, like: Tensor) -> State:
+def _buffers(plan: Plan, like: Tensor, span: int) -> State:
     """Room for the states before each chunk of a span."""
-    rows = plan.span * (1 if plan.table is not None else plan.sequences)
+    rows = span * (1 if plan.table is not None else plan.sequences)
     lead = (rows, plan.heads, plan.DP)
     return (
         torch.empty((*lead, plan.DP), dtype=plan.dtype, device=like.device),
         torch.empty((*lead, plan.VP), dtype=plan.dtype, device=like.device),
     )
+
+
+def _between(plan: Plan, before: State) -> Iterator[Tensor]:
+    """Of the states before all chunks those where the way back will begin a span: H, U, H, U, …"""
+    for begin in range(plan.span, plan.chunks, plan.span):
+        for states, width in zip(before, (plan.D, plan.V), strict=True):
+            rows = states.view(plan.sequences, plan.chunks, *states.shape[1:])
+            yield rows[:, begin, :, : plan.D, :width].contiguous()
 
 
 def _ends(plan: Plan, like: Tensor) -> State:
