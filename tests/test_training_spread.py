@@ -211,6 +211,7 @@ def test_settings_count_alike_however_large_their_errors_are() -> None:
 
 def test_a_training_on_all_radars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flown_simulated, "BLOCK_PLOTS", 3000)
+    monkeypatch.setattr(device_spread, "PLANNED", 64)
     monkeypatch.setattr(loop_data, "HELD_OUT", 16)
     monkeypatch.setattr(loop_data, "HELD_OUT_PLOTS", 30)
     data, recipe = data_of(SPREAD, [], []), Recipe(size="tiny", steps=2, batch=6, window=24)
