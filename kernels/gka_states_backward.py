@@ -3,7 +3,7 @@
     dH ← z_C dH − ½ (Σ z_t (d_t x_tᵀ + x_t d_tᵀ) + (Σ w_t z_t²) H0 + Kᵀ diag(b) K)        dU ← z_C dU + Σ z_t q̃_t y_tᵀ
 
 with y = scale · ∂L/∂o, and d, w and b as `gka_solve_backward` has them. As in `gka_states` a program walks with BN
-columns of (dH, dU) side by side, which lie as rows in its tile.
+columns of (dH, dU) side by side.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call, assignment"
@@ -38,15 +38,15 @@ def states_back_kernel(
     if not of_H:
         e -= DP
         lead, outer, put, width, padded = start_U, end_U, dU, V, VP
-    corner = within(e, width, EVEN and EVEN_V)[:, None] & within(d, D, EVEN)[None, :]
-    inside = tl.cast(n * heads + h, tl.int64) * D * width + e[:, None] + d[None, :] * width
-    state = tl.load(lead + inside, mask=corner & (d[None, :] * 0 < started), other=0.0)
+    corner = within(d, D, EVEN)[:, None] & within(e, width, EVEN and EVEN_V)[None, :]
+    inside = tl.cast(n * heads + h, tl.int64) * D * width + d[:, None] * width + e[None, :]
+    state = tl.load(lead + inside, mask=corner & (d[:, None] * 0 < started), other=0.0)
     # Of the last chunk: from there back.
     t = t0 + tl.maximum(chunks - 1, 0) * C
     at = head_at(b, t, h, steps * heads, heads, 1)
     square = (tl.cast(row + tl.maximum(chunks - 1, 0), tl.int64) * heads + h) * DP
     put += square * padded
-    place = e[:, None] + d[None, :] * padded
+    place = d[:, None] * padded + e[None, :]
     log_decay, size, x = log_decay + at, size + at, x + at * D
     left = end - t
     if of_H:
@@ -61,12 +61,13 @@ def states_back_kernel(
             state = state * tl.exp2(last_of(G, C)) - 0.5 * tl.sum(w * z * z, 0) * tl.load(H0 + place).to(tl.float32)
             X = (rows(x, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]).to(DT)
             part = (half * rows(adjoint, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
-            state = tl.dot(tl.trans(part), X, state, input_precision=DOT)
+            state = tl.dot(tl.trans(X), part, state, input_precision=DOT)
             part = (half * e_x[:, None] * rows(x, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
             Y = rows(adjoint, left, heads * D, d, D, C, EVEN)
-            state = tl.dot(tl.trans(part), Y, state, input_precision=DOT)
+            state = tl.dot(tl.trans(Y), part, state, input_precision=DOT)
             part = (more * rows(k, left, k_t, e, D, C, EVEN).to(tl.float32)).to(DT)
-            state = tl.dot(tl.trans(part), rows(k, left, k_t, d, D, C, EVEN).to(DT), state, input_precision=DOT)
+            K = rows(k, left, k_t, d, D, C, EVEN).to(DT)
+            state = tl.dot(tl.trans(K), part, state, input_precision=DOT)
             left = C + left * 0
             log_decay, size, x, put = log_decay - C * heads, size - C * heads, x - C * heads * D, put - heads * DP * DP
             k, adjoint = k - C * k_t, adjoint - C * heads * D
@@ -84,7 +85,7 @@ def states_back_kernel(
                 mixed = Q + column(alpha, left, heads, C, 0.0)[:, None] * (mixed - Q)
             part = rows(go, left, go_t, e, V, C, EVEN_V).to(tl.float32) * (scale * tl.exp2(G))[:, None]
             state *= tl.exp2(last_of(G, C))
-            state = tl.dot(tl.trans(part.to(DT)), mixed.to(DT), state, input_precision=DOT)
+            state = tl.dot(tl.trans(mixed.to(DT)), part.to(DT), state, input_precision=DOT)
             left = C + left * 0
             log_decay, size, x, put = log_decay - C * heads, size - C * heads, x - C * heads * D, put - heads * DP * VP
             q, go, alpha = q - C * q_t, go - C * go_t, alpha - C * heads

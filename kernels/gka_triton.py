@@ -46,8 +46,8 @@ class Tiling(NamedTuple):
     values: tuple[int, int] = (4, 1)
 
 
-# A chunk's dU and its products: too much for four warps' registers.
-WIDE = Tiling(values=(8, 1))
+# What four warps' registers do not hold.
+WIDE = Tiling(columns_back=64, states_back=(8, 2), values=(8, 1))
 # float32 takes three products of twice as wide numbers for each.
 SINGLE = Tiling(states=(8, 2), states_back=(8, 1), solve=(8, 1), adjoint=(8, 1), keys=(8, 1), values=(8, 1))
 
