@@ -10,7 +10,8 @@ from ssrtrack.filters.protocol import Estimator, join, put, take
 from ssrtrack.filters.run import run
 from ssrtrack.filters.smoother import smooth
 from ssrtrack.models import learned
-from ssrtrack.models.learned import LearnedEstimator
+from ssrtrack.models.learned import LearnedEstimator, _plots
+from ssrtrack.models.learned_base import BaseState, BaseSteps
 from tests.models_fixture import BASES, base, network, plots, shortened
 
 # Of the base's standard deviations: what float32 leaves of the network's numbers after 40 recursive steps.
@@ -45,6 +46,39 @@ def test_step_by_step_equals_whole_flights(name: str, config: dict[str, Any]) ->
         assert whole.mode_probability is None
     else:
         np.testing.assert_allclose(whole.mode_probability, steps.mode_probability, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(BASES))
+def test_the_base_is_stepped_as_the_filter_steps_itself(name: str) -> None:
+    """Against filterpy, with misses and outliers, some of which a gate turns down until it begins anew."""
+    bank = base(name)
+    steps = BaseSteps.of(bank)
+    z, _ = plots(bank, flights=6, length=25, missed=0.15, outliers=0.2)
+    mine, its = steps.begun(_plots(z.at(0))), bank.init(z.at(0))
+    turned_down = 0
+    for k in range(25):
+        if k:
+            dt = z.time_s[:, k] - z.time_s[:, k - 1]
+            mine, its = steps.moved(mine.own, dt), bank.predict(its, dt)
+            same_estimate(mine, *bank.estimate(its))
+            seen = np.flatnonzero(z.valid[:, k])
+            mine = put(mine, seen, steps.seen(mine.own[seen], _plots(z.at(k).select(seen))))
+            its = bank.update(its, z.at(k), z.valid[:, k])
+            assert mine.used[seen].tolist() == (its.gated == 0)[seen].tolist()
+        same_estimate(mine, *bank.estimate(its))
+        np.testing.assert_array_equal(mine.gated, its.gated)
+        turned_down = max(turned_down, int(mine.gated.max()))
+        probability = bank.mode_probability(its)
+        np.testing.assert_allclose(mine.modes, np.zeros((6, 0)) if probability is None else probability, atol=1e-9)
+    assert (turned_down > 0) == (name == "imm-gated")
+    with pytest.raises(EstimatorError, match="time step of nan"):
+        steps.moved(mine.own, np.full(6, np.nan))
+
+
+def same_estimate(state: BaseState, mean: Any, covariance: Any) -> None:
+    upper = np.triu_indices(4)
+    wanted = np.concatenate([mean, covariance[:, upper[0], upper[1]]], 1)
+    np.testing.assert_allclose(state.now, wanted, rtol=1e-8, atol=1e-6)
 
 
 def test_whole_flights_do_not_depend_on_how_they_are_parted(monkeypatch: pytest.MonkeyPatch) -> None:

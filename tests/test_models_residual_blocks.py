@@ -140,7 +140,7 @@ def test_blocks_of_one_size_have_as_many_weights_and_states_that_fit(block: str,
     """Of KOSS's at the same width; the state of a track is counted, and is no more than what was said beforehand."""
     wanted = parameters_of(SIZES[size])
     config = fitted(replace(SIZES[size], block=block), wanted)
-    if (block, size) != ("gka", "tiny"):  # whose keys are as wide as its stream
+    if (block, size) != ("gka", "tiny"):  # whose keys are twice as wide as its stream
         assert parameters_of(config) == pytest.approx(wanted, rel=0.011)
     bank = base("imm")
     with torch.random.fork_rng(devices=[]):
@@ -158,8 +158,8 @@ def test_a_state_that_is_counted_is_all_that_is_kept() -> None:
         sizes.add(octets_per_track(state))
         state = estimator.update(estimator.predict(state, np.full(3, 5.0)), z.at(k), np.ones(3, bool))
     assert len(sizes) == 1
-    # Two blocks: of two heads H (half of it) and U of 4 × 4, three rows of 24 channels.
-    assert state.memory.shape == (3, 2 * (2 * (10 + 16) + 3 * 24))
+    # Two blocks: of two heads H and U of 4 × 4, three rows of 24 channels.
+    assert state.memory.shape == (3, 2 * (2 * (16 + 16) + 3 * 24))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -5,7 +5,7 @@ agree to the rounding of float32 in the network's numbers: some 1e-5 of the base
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from time import perf_counter
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from ssrtrack.errors import EstimatorError
-from ssrtrack.filters.bank import Bank, BankState
+from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.history import TrackHistory, flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.protocol import put, take
 from ssrtrack.models.features import Newest, told_of
+from ssrtrack.models.learned_base import BaseState, BaseSteps
 from ssrtrack.models.residual import RAW, ResidualKoss, correction
 from ssrtrack.models.residual_bare import carried, two_plots
 from ssrtrack.models.residual_blocks import memory_size, packed, segment_of, unpacked
@@ -28,24 +29,22 @@ from ssrtrack.models.residual_inputs import base_form, base_history, flown_from
 Array = NDArray[Any]
 Tensor = torch.Tensor
 CELLS = 1 << 17  # plots whose features and states are in memory at once
-BASE_FIELDS = tuple(f.name for f in fields(BankState))
-UPPER_TRIANGLE = np.triu_indices(4)
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedState:
-    """N flights: the base filter's state under its own names, then what the network remembers.
+    """N flights: the base filter's state (`ssrtrack.models.learned_base.BaseState`), then what the network remembers.
 
     memory (N, M) of its blocks (`ssrtrack.models.residual_blocks.packed`); output (N, width) and raw (N, 14) at the
     last plot, which base_rows (N, 14) are the base's estimate of, since_s (N,) ago; past (N, history, 5) and age_s
     (N, history) the last plots, newest first, as x, y, xx, xy, yy; count (N,) plots so far.
     """
 
-    mean: Array
-    covariance: Array
-    log_probability: Array
+    own: Array
+    now: Array
+    modes: Array
     gated: Array
-    restarted: Array
+    used: Array
     memory: Array
     output: Array
     raw: Array
@@ -55,13 +54,9 @@ class LearnedState:
     age_s: Array
     count: Array
 
-    def base(self) -> BankState:
-        """The base filter's own state."""
-        return BankState(**{name: getattr(self, name) for name in BASE_FIELDS})
-
-    def with_base(self, state: BankState) -> "LearnedState":
+    def with_base(self, state: BaseState) -> "LearnedState":
         """The same with another state of the base filter."""
-        return replace(self, **{name: getattr(state, name) for name in BASE_FIELDS})
+        return replace(self, **vars(state))
 
 
 def octets_per_track(state: Any) -> int:
@@ -77,6 +72,7 @@ class LearnedEstimator:
     bank: Bank
     model: ResidualKoss
     sources: tuple[dict[str, Any], ...] = ()
+    _base: BaseSteps = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         modes = len(self.bank.motions) if len(self.bank.motions) > 1 else 0
@@ -87,6 +83,7 @@ class LearnedEstimator:
                 "use the base that it was trained with"
             )
         self.model.eval()
+        object.__setattr__(self, "_base", BaseSteps.of(self.bank))
 
     @property
     def device(self) -> torch.device:
@@ -95,10 +92,9 @@ class LearnedEstimator:
 
     def init(self, first: Measurements) -> LearnedState:
         """State of N flights from one plot each: the network reads its first plot."""
-        base, config = self.bank.init(first), self.model.config
-        count = len(first)
+        count, config, plot = len(first), self.model.config, _plots(first)
         blank = LearnedState(
-            **{name: getattr(base, name) for name in BASE_FIELDS},
+            **vars(self._base.begun(plot)),
             memory=np.zeros((count, memory_size(self.model.blocks)), np.float32),
             output=np.zeros((count, config.width), np.float32),
             raw=np.zeros((count, RAW), np.float32),
@@ -108,11 +104,11 @@ class LearnedEstimator:
             age_s=np.zeros((count, self._kept)),
             count=np.zeros(count, np.int64),
         )
-        return self._read(blank, blank.base_rows, base, first)
+        return self._read(blank, blank.base_rows, plot, first)
 
     def predict(self, state: LearnedState, dt_s: Array) -> LearnedState:
         """State dt_s (N,) seconds later; the network only notes the time."""
-        ahead = state.with_base(self.bank.predict(state.base(), dt_s))
+        ahead = state.with_base(self._base.moved(state.own, dt_s))
         dt = np.broadcast_to(np.asarray(dt_s, np.float64), state.since_s.shape)
         return replace(ahead, since_s=state.since_s + dt, age_s=state.age_s + dt[:, None])
 
@@ -121,10 +117,11 @@ class LearnedEstimator:
         rows = np.flatnonzero(valid)
         if rows.size == 0:
             return state
-        before, plots = take(state, rows), z.select(rows)
-        predicted = self._now(before)
-        after = self.bank.update(before.base(), plots, np.ones(rows.size, bool))
-        return put(state, rows, self._read(before.with_base(after), predicted, after, plots))
+        every = rows.size == len(state.count)
+        before, plots = (state, z) if every else (take(state, rows), z.select(rows))
+        predicted, plot = self._now(before), _plots(plots)
+        after = self._read(before.with_base(self._base.seen(before.own, plot)), predicted, plot, plots)
+        return after if every else put(state, rows, after)
 
     def estimate(self, state: LearnedState) -> tuple[Array, Array]:
         """Mean (N, 4) and covariance (N, 4, 4): the corrected base, filtered at a plot, predicted after it."""
@@ -139,7 +136,7 @@ class LearnedEstimator:
 
     def mode_probability(self, state: LearnedState) -> Array | None:
         """The base's probability (N, M) of each motion model, None for a single one."""
-        return self.bank.mode_probability(state.base())
+        return state.modes if self.model.config.modes else None
 
     def run_batch(self, measurements: Measurements, backend: str = "auto", dtype: str = "float64") -> TrackHistory:
         """`ssrtrack.filters.run.run` of whole flights: the base by `backend`, then the network over all plots.
@@ -175,15 +172,14 @@ class LearnedEstimator:
         seconds = perf_counter() - start
         return TrackHistory(means[0], covariances[0], means[1], covariances[1], used, modes, seconds)
 
-    def _read(self, state: LearnedState, predicted: Array, base: BankState, plots: Measurements) -> LearnedState:
-        """The state once the network has read a plot: predicted (N, 14) the base before it, `base` after it."""
-        cov = plots.covariance_m2
-        seen = [*np.moveaxis(plots.position_m, -1, 0), cov[:, 0, 0], cov[:, 0, 1], cov[:, 1, 1]]
-        plot = np.stack(seen, -1)
+    def _read(self, state: LearnedState, predicted: Array, plot: Array, plots: Measurements) -> LearnedState:
+        """The state, in which the base has taken a plot (N, 5), once the network has read it as well.
+
+        predicted: the base's estimate (N, 14) before it.
+        """
         azimuth, config = plots.azimuth_rad, self.model.config
-        filtered = packed_rows(*self.bank.estimate(base)) if config.residual else self._bare(state, plot)
-        modes = self.bank.mode_probability(base)
-        modes = np.zeros((len(plots), config.modes)) if modes is None or not config.residual else modes
+        filtered = state.now if config.residual else self._bare(state, plot)
+        modes = state.modes if config.residual else np.zeros_like(state.modes)
         newest = Newest(
             predicted=where_known(self._columns(predicted), self._tensor(state.count > 0)),
             filtered=self._columns(filtered),
@@ -193,7 +189,7 @@ class LearnedEstimator:
             past=self._columns(state.past[:, : config.history]),
             past_age_s=self._columns(state.age_s[:, : config.history]),
             modes=self._columns(modes),
-            used=self._tensor((base.gated == 0) | (not config.residual)),
+            used=self._tensor(state.used | (not config.residual)),
             range_m=self._tensor(plots.range_m),
             sin_azimuth=self._tensor(np.sin(azimuth)),
             cos_azimuth=self._tensor(np.cos(azimuth)),
@@ -241,7 +237,7 @@ class LearnedEstimator:
     def _now(self, state: LearnedState) -> Array:
         """What the network corrects now, (N, 14): the base's estimate, or what stands in for it."""
         if self.model.config.residual:
-            return packed_rows(*self.bank.estimate(state.base()))
+            return state.now
         return self._rows(carried(self._columns(state.base_rows), self._tensor(state.since_s)))
 
     def _bare(self, state: LearnedState, plot: Array) -> Array:
@@ -261,9 +257,10 @@ class LearnedEstimator:
         return self._tensor(np.moveaxis(values, 0, -1))
 
 
-def packed_rows(mean: Array, covariance: Array) -> Array:
-    """Estimates (N, 4), (N, 4, 4) as (N, 14): the mean, then the covariance's upper triangle by rows."""
-    return np.concatenate([mean, covariance[:, UPPER_TRIANGLE[0], UPPER_TRIANGLE[1]]], 1)
+def _plots(z: Measurements) -> Array:
+    """Plots (N, 5): x, y, xx, xy, yy."""
+    cov = z.covariance_m2
+    return np.stack([*np.moveaxis(z.position_m, -1, 0), cov[:, 0, 0], cov[:, 0, 1], cov[:, 1, 1]], -1)
 
 
 def _behind(alive: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ class Kind:
     """A kind of block. make: from the config and all its options.
 
     options: their names and defaults, in whose type they are given. knob: the option, a count, that sets how large a
-    block of given width is, and reach the one that the size of its memory is in proportion to; "" for none. timed:
+    block of given width is, and reach the one that the size of its memory grows with; "" for none. timed:
     whether a step of it knows its true time.
     """
 
@@ -80,6 +80,7 @@ BLOCKS: dict[str, Kind] = {
             "head": 32, "heads": 2, "hidden": 0, "ridge": 0.02, "steps": 30, "decay": True, "alpha": True, "beta": True,
         },
         "hidden",
+        "head",
     ),
     "gru": Kind(_gru, {"inner": 0}, "inner", timed=False),
     "s6": Kind(_s6, {"inner": 0, "states": 16}, "inner", reach="states"),
@@ -194,9 +195,8 @@ def memory_shapes(block: nn.Module) -> tuple[tuple[int, ...], ...]:
         return block.shapes()
     if isinstance(block, GkaBlock):
         layer = block.gka
-        half = layer.head * (layer.head + 1) // 2  # H is symmetric
         channels = layer.heads * (2 * layer.head + layer.value_head)
-        return (layer.heads, half), (layer.heads, layer.head, layer.value_head), (TAPS - 1, channels)
+        return (layer.heads, layer.head, layer.head), (layer.heads, layer.head, layer.value_head), (TAPS - 1, channels)
     if not isinstance(block, KossBlock):
         raise TypeError(f"{type(block).__name__} is no block of a residual model")
     layer_, start = block.koss, block.start(1)
@@ -239,8 +239,7 @@ def unpacked(blocks: nn.ModuleList, rows: Tensor, read: int) -> list[Any]:
 def _parts(block: nn.Module, state: Any) -> list[Tensor]:
     """A state's tensors, tracks first, as `memory_shapes` has them."""
     if isinstance(state, GkaState):
-        row, column = _triangle(state.H.shape[-1], state.H.device)
-        return [state.H[..., row, column], state.U, state.taps]
+        return [state.H, state.U, state.taps]
     if not isinstance(state, BlockState):
         return list(state)
     koss, parts = state.koss, [state.koss.scan, state.taps]
@@ -255,12 +254,7 @@ def _parts(block: nn.Module, state: Any) -> list[Tensor]:
 
 def _state(block: nn.Module, parts: list[Tensor], position: int) -> Any:
     if isinstance(block, GkaBlock):
-        half, U, taps = parts
-        row, column = _triangle(U.shape[-2], U.device)
-        H = U.new_empty(*U.shape[:2], U.shape[-2], U.shape[-2])
-        H[..., row, column] = half
-        H[..., column, row] = half
-        return GkaState(H, U, taps)
+        return GkaState(*parts)
     if not isinstance(block, KossBlock):
         return tuple(parts)
     scan, taps, *others = parts
@@ -277,8 +271,3 @@ def _state(block: nn.Module, parts: list[Tensor], position: int) -> Any:
 def _passes(block: KossBlock) -> int:
     form = block.koss.form
     return min(form.passes, form.segment - 1)
-
-
-def _triangle(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    row, column = torch.triu_indices(size, size, device=device)
-    return row, column
