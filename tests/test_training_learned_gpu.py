@@ -1,4 +1,4 @@
-"""On a GPU every block tracks as on a processor, its step is replayed as one graph, and flights of all kinds are made."""
+"""On a GPU every block tracks as on a CPU, its step is replayed as one graph, and flights of all kinds are made."""
 
 import warnings
 from collections.abc import Iterator
