@@ -29,9 +29,10 @@ torch.set_num_threads(1)
 loop_data.HELD_OUT, loop_data.HELD_OUT_PLOTS = 16, 60
 scenario, output = sys.argv[1], Path(sys.argv[2])
 recipe = Recipe(size="tiny", base="imm3", steps=8, batch=8, window=40, validate_every=4)
-telling = Telling(line=lambda text: print("line", text, flush=True))
+telling = Telling(line=lambda text: print(f"line {text}", flush=True))
 data = data_of(scenario, [], [])
-print("summary", train_koss(data, recipe, output, device="cpu", workers=0, telling=telling).summary)
+said = train_koss(data, recipe, output, device="cpu", workers=0, telling=telling).summary
+print(f"summary {said}", flush=True)  # in one piece: the other process may speak between two
 """
 
 
