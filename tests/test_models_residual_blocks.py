@@ -75,6 +75,25 @@ def test_step_by_step_equals_whole_flights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_two_plots_at_once_and_long_silences_are_survived(name: str) -> None:
+    """Steps of 0 s and of 300 s, and a gap of ten scans: finite, a covariance, and as over whole flights."""
+    estimator = tracker(name)
+    z, _ = plots(estimator.bank, flights=3, length=16)
+    gap_s = np.full(16, 4.0)
+    gap_s[[4, 9, 12]] = 0.0, 300.0, 40.0
+    z.time_s[:] = np.cumsum(gap_s)
+    whole, steps = run(estimator, z), run(estimator, z, backend="filterpy")
+    for history in (whole, steps):
+        for mean, covariance in (
+            (history.mean, history.covariance),
+            (history.predicted_mean[:, 1:], history.predicted_covariance[:, 1:]),
+        ):
+            assert np.isfinite(mean).all()
+            np.linalg.cholesky(covariance)
+    assert off(whole.mean, whole.covariance, steps.mean, steps.covariance) < 1e-3
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_the_future_changes_nothing(name: str) -> None:
     bank = base("imm3")
     flown = flown_from(plots(bank, flights=3, length=20, missed=0.1)[0])
