@@ -50,6 +50,23 @@ def test_a_tracker_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(mine.covariance, its.covariance)
 
 
+def test_half_the_octets_track_nearly_as_well(tmp_path: Path) -> None:
+    bank, z = base("imm"), plots(base("kf"), flights=3, length=12, missed=0.1)[0]
+    model = network(bank)
+    for name, half in (("whole", False), ("half", True)):
+        save_run(tmp_path / name, model, bank, half=half)
+    sizes = [weights_of(tmp_path / name).stat().st_size for name in ("whole", "half")]
+    assert sizes[1] < 0.65 * sizes[0]
+    whole, half_ = (run(load_run(tmp_path / name), z) for name in ("whole", "half"))
+    assert {p.dtype for p in load_run(tmp_path / "half").model.parameters()} == {torch.float32}
+    sigma = np.sqrt(np.diagonal(whole.covariance, axis1=-2, axis2=-1))
+    assert 0.0 < np.nanmax(abs(half_.mean - whole.mean) / sigma) < 0.02
+    with torch.no_grad():
+        next(model.parameters()).fill_(1e5)
+    with pytest.raises(CheckpointError, match="are not finite"):
+        save_run(tmp_path / "large", model, bank, half=True)
+
+
 def test_the_description_says_what_was_given(written: Path) -> None:
     table = read_description(written)
     assert (table["training"], table["sources"], table["scores"]) == ({"steps": 3}, [{"kind": "x"}], {"ratio": 0.9})

@@ -119,6 +119,20 @@ def test_gradients_reach_every_weight(name: str) -> None:
     assert {n for n in none if not n.endswith(idle)} == set()
 
 
+LONG = ["koss segments", "koss kalman, causal, segments", "gka", "gru", "s6", "transformer", "no base"]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_nothing_diverges_in_10000_plots(name: str) -> None:
+    bank = base("imm3")
+    flown = flown_from(plots(bank, flights=1, length=10_000, outliers=0.05)[0])
+    with torch.no_grad():
+        outputs = network(bank, **(VARIANTS[name] | {"blocks": 1}))(base_history(bank, flown), flown)
+    for covariance in (outputs.covariance, outputs.predicted_covariance[:, 1:]):
+        torch.linalg.cholesky(covariance)
+    assert bool(torch.isfinite(outputs.mean).all())
+
+
 AGES = ["koss segments", "koss kalman, causal, segments", "gka", "s6", "transformer", "no base"]
 
 

@@ -42,6 +42,7 @@ def save_run(
     training: Mapping[str, Any] | None = None,
     sources: Sequence[Mapping[str, Any]] = (),
     scores: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
     """Write a learned tracker, in place of one that is there; returns the path of its model.json.
 
@@ -50,12 +51,14 @@ def save_run(
         model, bank: the network and the base filter it corrects.
         training: how it was trained; sources: on what (`ssrtrack.models.provenance.Sources.to_list`); scores: how
             good it was at the end. All as JSON has it.
+        half: keep the weights in float16, half the octets; a loaded tracker computes with them in float32 all the same.
 
     Raises:
         CheckpointError: a weight is not finite, something is no JSON, or the folder cannot be written.
     """
     where = Path(folder)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    kind = torch.float16 if half else torch.float32
+    weights = {name: value.detach().cpu().to(kind).contiguous() for name, value in model.state_dict().items()}
     if bad := [name for name, value in weights.items() if not bool(torch.isfinite(value).all())]:
         raise CheckpointError(f"weights {bad} are not finite; the training went wrong, keep an earlier model")
     data = tensor_bytes(weights, {"format": FORMAT})
@@ -172,7 +175,7 @@ def _model(config: ResidualConfig, weights: Mapping[str, torch.Tensor]) -> Resid
         raise CheckpointError(f"weights {missing[:4]} are missing or unknown ({len(missing)} in all)")
     for name, wanted in expected.items():
         value = weights[name]
-        if value.shape != wanted.shape or value.dtype != wanted.dtype:
+        if value.shape != wanted.shape or value.dtype not in (wanted.dtype, torch.float16):
             raise CheckpointError(
                 f"weight {name} is {value.dtype} {tuple(value.shape)}, expected {wanted.dtype} {tuple(wanted.shape)}"
             )
@@ -180,5 +183,5 @@ def _model(config: ResidualConfig, weights: Mapping[str, torch.Tensor]) -> Resid
             raise CheckpointError(f"weight {name} is not finite")
     with torch.random.fork_rng(devices=[]):
         model = ResidualKoss(config)
-    model.load_state_dict(dict(weights), assign=True)
+    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()}, assign=True)
     return model
