@@ -18,6 +18,8 @@ import triton
 import triton.language as tl
 
 from ssrtrack.kernels.gka_tiles import (
+    ask_rows,
+    ask_square,
     by_rows,
     by_whole,
     chunk_of,
@@ -49,10 +51,12 @@ def ridge_back(gk, paths, K, KH, G, w, b, start, C: tl.constexpr, DT: tl.constex
 
     KH: rows H0 k_i; start: ‖H0‖². Since M_ti M_tj = M_ij M_ti² for t ≥ i ≥ j, Mᵀ diag(w) M is no product of matrices.
     """
-    MT, z, i = decays_ahead(G, C), tl.exp2(G), tl.arange(0, C)
+    z, i = tl.exp2(G), tl.arange(0, C)
     gk -= b[:, None] * KH
     quad = tl.sum(KH * K.to(tl.float32), 1)
     gram = tl.dot(K, tl.trans(K), input_precision=DOT)
+    # Adds 0: so Mᵀ lies where the product does, whose rows few threads share.
+    MT = decays_ahead(G, C) + tl.minimum(gram * gram, 0.0)
     twice = tl.sum(MT * MT * w[None, :], 1)
     later = tl.where(i[:, None] < i[None, :], twice[None, :], twice[:, None])
     weights = tl.exp2(-tl.abs(G[:, None] - G[None, :])) * later
@@ -67,8 +71,8 @@ def decays_back(paths, reach, ends, end, C: tl.constexpr, DOT: tl.constexpr):
     i = tl.arange(0, C)
     earlier = i[:, None] > i[None, :]
     before = tl.dot(tl.where(earlier, 1.0, 0.0), paths, input_precision=DOT)
-    total = tl.sum(tl.where(earlier, 0.0, before + reach[None, :]), 1)
-    return total + tl.sum(tl.where(earlier, ends[None, :], 0.0), 1) + end
+    # Row t: ends before it, and from it on what reaches there.
+    return tl.sum(tl.where(earlier, ends[None, :], before + reach[None, :]), 1) + end
 
 
 @triton.jit
@@ -93,6 +97,11 @@ def keys_kernel(
     G = gates(log_decay + at, left, heads, C)
     last = last_of(G, C)
     K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN).to(DT)
+    # Behind what is wanted at once.
+    ask_square(dH, row, heads, h, DP, DP)
+    ask_square(H0, row, heads, h, DP, DP)
+    ask_rows(x + at * D, left, heads * D, D, C, DP)
+    ask_rows(adjoint + at * D, left, heads * D, D, C, DP)
     after = tl.load(square(dH, row, heads, h, d, d, DP, DP))
     H = tl.load(square(H0, row, heads, h, d, d, DP, DP))
     total, start = product(after, H) * tl.exp2(last), product(H, H)
@@ -130,7 +139,16 @@ def values_kernel(
     at = head_at(b, t0, h, steps * heads, heads, 1)
     G = gates(log_decay + at, left, heads, C)
     last = last_of(G, C)
-    K, e = by_rows(rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN), OT)
+    go += head_at(b, t0, h, go_b, go_t, go_h)
+    v += head_at(b, t0, h, v_b, v_t, v_h)
+    K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN)
+    # Behind what is wanted at once.
+    ask_rows(x + at * D, left, heads * D, D, C, DP)
+    ask_square(dU, row, heads, h, DP, VP)
+    ask_rows(go, left, go_t, V, C, VP)
+    ask_rows(v, left, v_t, V, C, VP)
+    ask_square(U0, row, heads, h, DP, VP)
+    K, e = by_rows(K, OT)
     e_x = column(size + at, left, heads, C, 0.0)
     mixed = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]
     if ALPHA:
@@ -140,8 +158,6 @@ def values_kernel(
     mixed = mixed.to(DT)
     read = tl.dot(K, tl.trans(X), input_precision=DOT) * (e[:, None] * e_x[None, :])
     weights = (read * decays_ahead(G, C) * scale).to(DT)
-    go += head_at(b, t0, h, go_b, go_t, go_h)
-    v += head_at(b, t0, h, v_b, v_t, v_h)
     acc = tl.zeros([C, DP], tl.float32)
     S = tl.zeros([C, C], tl.float32)
     ends = tl.zeros([C], tl.float32)

@@ -55,10 +55,12 @@ def states_back_kernel(
         H0 += square * DP
         for _ in range(0, chunks):
             tl.store(put + place, state.to(put.dtype.element_ty))
+            # Wanted last, asked for first: what comes of it takes longer than a chunk's products.
+            w, H = column(w_in, left, heads, C, 0.0), tl.load(H0 + place)
             G, e_x = gates(log_decay, left, heads, C), column(size, left, heads, C, 0.0)
-            z, w = tl.exp2(G), column(w_in, left, heads, C, 0.0)
+            z = tl.exp2(G)
             half, more = (-0.5 * z)[:, None], (-0.5 * column(b_in, left, heads, C, 0.0))[:, None]
-            state = state * tl.exp2(last_of(G, C)) - 0.5 * tl.sum(w * z * z, 0) * tl.load(H0 + place).to(tl.float32)
+            state *= tl.exp2(last_of(G, C))
             X = (rows(x, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]).to(DT)
             part = (half * rows(adjoint, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
             state = tl.dot(tl.trans(X), part, state, input_precision=DOT)
@@ -68,6 +70,7 @@ def states_back_kernel(
             part = (more * rows(k, left, k_t, e, D, C, EVEN).to(tl.float32)).to(DT)
             K = rows(k, left, k_t, d, D, C, EVEN).to(DT)
             state = tl.dot(tl.trans(K), part, state, input_precision=DOT)
+            state -= 0.5 * tl.sum(w * z * z, 0) * H.to(tl.float32)
             left = C + left * 0
             log_decay, size, x, put = log_decay - C * heads, size - C * heads, x - C * heads * D, put - heads * DP * DP
             k, adjoint = k - C * k_t, adjoint - C * heads * D
