@@ -11,7 +11,8 @@ best weights so far are kept. RUNS/NAME-SEED.log has a line for every validation
 
 Before its first step a model must score as its base filter does, or it gets no row. Ratios are of RMSE over the better
 of the two tuned IMMs (mixture noise, gate) on each setting of the suite's validation splits, on which the best weights
-were chosen: what a model is worth is what `ssrtrack evaluate` says of it on the test splits. Writes
+were chosen: what a model is worth is what `ssrtrack evaluate` says of it on the test splits. There too: the normalised
+error squared over its 4 components, and the share of positions within their 95 % ellipse. Writes
 results/train_learned_gpu.csv. Without a GPU `--device cpu --steps 2 --batch 4 --size tiny` does the same.
 
 A model is NAME or NAME:key=value,key=value with a key of the network (width, blocks, residual, timed, ...), of the
@@ -36,6 +37,7 @@ import torch
 from setting import RESULTS, cuda_device, device, setting, write_csv
 
 from ssrtrack.filters.bank import Bank
+from ssrtrack.models.checkpoint import load_run
 from ssrtrack.models.load import load_tracker
 from ssrtrack.models.residual_blocks import BLOCKS, memory_octets
 from ssrtrack.models.residual_config import ResidualConfig
@@ -48,20 +50,22 @@ from ssrtrack.training.loop_koss import Outcome, train_koss
 from ssrtrack.training.loop_model import config_of, new_model
 from ssrtrack.training.loop_recipe import Recipe
 from ssrtrack.training.loop_telling import Telling
-from ssrtrack.training.loop_validation import Errors, errors_of, joined
+from ssrtrack.training.loop_validation import Errors, HeldOut, errors_of, joined, scored
 
 MODELS = ("koss", "gka", "gru", "s6", "transformer")
 # Highest learning rates, where a model names none.
 RATES = {"koss": 5e-3, "gka": 3e-3, "gru": 4e-3, "s6": 4e-3, "transformer": 2e-3}
 IMMS = ("imm", "imm-gated")
-SPENT_S = 75.0  # of a process's time that is no training: imports, held-out flights, the last look at its weights
+SPENT_S = 45.0  # of a process's time that is no training: imports, held-out flights, the last look at its weights
 GRACE_S = 20.0  # how late a process may be before it is ended
+ELLIPSE = -2.0 * log(0.05)  # χ² of two components that 95 % lie below
 BASE_OFF = 1e-3  # by how much an untrained model's errors may differ from its base's
 COLUMNS = (
     "model", "seed", "block", "network", "loss", "weights", "octets_per_track", "size", "batch", "window",
     "learning_rate", "dtype", "side_by_side", "steps", "best_step", "training_s", "steps_per_s", "plots_per_s",
     *(f"{what}_over_best_imm_{name}" for name in list_suite() for what in ("position", "velocity")),
-    "position_over_best_imm", "velocity_over_best_imm", "note",
+    "position_over_best_imm", "velocity_over_best_imm",
+    *(f"{what}_{name}" for name in list_suite() for what in ("anees", "coverage")), "note",
 )  # fmt: skip
 NETWORK = {f.name for f in fields(ResidualConfig)} - {"options", "block", "modes", "nominal_gap_s"}
 TRAINING = {f.name for f in fields(Recipe)} - {"network", "minutes", "steps", "seed"}
@@ -182,6 +186,8 @@ def measured(folder: Path, outcome: Outcome, recipe: Recipe) -> dict[str, Any]:
         }
         logs.append([log(r) for r in pair])
     position, velocity = np.exp(np.mean(logs, 0))
+    for name, (anees, share) in zip(list_suite(), honesty(report.held_out, folder), strict=True):
+        row |= {f"anees_{name}": f"{anees:.3f}", f"coverage_{name}": f"{share:.4f}"}
     return row | {"position_over_best_imm": f"{position:.4f}", "velocity_over_best_imm": f"{velocity:.4f}"}
 
 
@@ -209,6 +215,27 @@ def over_best(report: Report) -> list[tuple[float, float]]:
 
     groups = [held.group == number for number in np.unique(held.group)]
     return [(ratio(rows, "position_rmse_m"), ratio(rows, "velocity_rmse_mps")) for rows in groups]
+
+
+def honesty(held: HeldOut, folder: Path) -> list[tuple[float, float]]:
+    """ANEES over 4 and the coverage of 95 % ellipses of position, of the best weights on every setting."""
+    assert held.group is not None
+    sums = []
+    for flown, base in held.pieces:
+        model = load_run(folder, flown.device).model
+        with torch.no_grad():
+            said = model(base, flown)
+        assert flown.truth is not None
+        counts = scored(flown)
+        error = torch.where(counts[..., None], said.mean - flown.truth, 0.0)[..., None]
+        P = torch.where(counts[..., None, None], said.covariance, torch.eye(4, device=flown.device).double())
+        whole, place = ((e * torch.linalg.solve(C, e)).sum((-1, -2))
+                        for e, C in ((error, P), (error[..., :2, :], P[..., :2, :2])))  # fmt: skip
+        inside = (place <= ELLIPSE) & counts
+        sums.append(torch.stack([whole.sum(1) / 4.0, inside.sum(1).double(), counts.sum(1).double()], 1).cpu().numpy())
+    of_windows = np.concatenate(sums)
+    totals = [of_windows[held.group == number].sum(0) for number in np.unique(held.group)]
+    return [(float(nees / count), float(inside / count)) for nees, inside, count in totals]
 
 
 def begun(job: dict[str, Any]) -> "subprocess.Popen[bytes]":

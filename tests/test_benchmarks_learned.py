@@ -80,6 +80,9 @@ def test_a_model_is_trained_scored_and_can_be_used(tmp_path: Path, monkeypatch: 
     row = script.worked(job)
     assert set(row) <= set(script.COLUMNS) and (row["steps"], row["block"], row["seed"]) == (2, "s6", 1)
     ratios = [float(row[name]) for name in script.COLUMNS if "over_best_imm" in name]
+    # Two steps from the base filter: as honest as that is.
+    assert all(0.5 < float(row[name]) < 2.5 for name in row if name.startswith("anees"))
+    assert all(0.85 < float(row[name]) < 1.0 for name in row if name.startswith("coverage"))
     assert len(ratios) == 10 and all(0.5 < ratio < 2.0 for ratio in ratios)
     assert 2.0 / float(row["steps_per_s"]) == pytest.approx(row["training_s"], abs=0.06)
     tracker: Any = load_tracker(job["folder"])
