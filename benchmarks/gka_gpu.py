@@ -36,7 +36,7 @@ from gka_gpu_check import Found, checked
 from gka_gpu_kernels import kernel_rows, memory_columns
 from gka_gpu_sweep import classes, sweep
 from gka_gpu_table import finished, shown
-from gka_gpu_ways import ATTENTION, OURS, Row, attention, ours, problem, sets_of, timed_rows
+from gka_gpu_ways import ATTENTION, FLA, OURS, Row, attention, ours, problem, sets_of, timed_rows
 from koss_gpu_ahead import Job, boxed, compiled
 from koss_gpu_clock import Deadline, ceilings, first_line, free
 from setting import RESULTS, cuda_device, device, setting, write_csv
@@ -207,7 +207,11 @@ def main(given: Sequence[str] | None = None) -> int:
     deadline = Deadline(begin + args.seconds, args.seconds)
     cases = [trimmed(case) if args.tiny else case for case in TABLE if args.only in case.name]
     sites = args.peers or [None] * len(PEERS)
-    peers = [Peer(version, site, ways) for (version, ways), site in zip(PEERS.items(), sites, strict=True)]
+    peers = [
+        Peer(version, site, chosen)
+        for (version, ways), site in zip(PEERS.items(), sites, strict=True)
+        if (chosen := [way for way in ways if not args.ways or way in args.ways])
+    ]
     if args.workers:
         compiled(jobs_of(cases, peers, args), args.workers, args.box, deadline.at)
     if args.ahead:
@@ -232,6 +236,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--backend", default="", help="the package's own: triton, or torch on a CPU")
     add("--peers", type=Path, nargs=2, metavar=("DIR040", "DIR060"), help="flash-linear-attention 0.4.0 and 0.6.0")
+    add("--ways", nargs="+", choices=list(FLA), help="those of the peers' operators alone")
     add("--tiny", action="store_true", help="all sizes as small as they can be: a trial")
     add("--only", default="", metavar="CASE", help="those whose names hold this text")
     add("--budget", type=float, default=0.3, help="seconds for each figure")
