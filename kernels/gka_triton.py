@@ -30,7 +30,7 @@ BLOCK = 128  # of the values' columns that a chunk-wise program has at a time
 SHARE = 0.25  # of inputs, outputs, their gradients and x: what the states of a span's chunks may take, both ways
 SHARE_ALONE = 0.5  # of inputs and outputs: the same of a forward pass that keeps nothing
 ROUGH = 1.0 / 512.0  # ridge from which x, up to 1/ridge times as large as q, has room in float16
-FREE = 1 << 26  # bytes of states that are not worth a second span
+FREE = 1 << 24  # bytes of states that are not worth a second span
 
 
 class Tiling(NamedTuple):
