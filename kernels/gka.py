@@ -21,6 +21,7 @@ from ssrtrack.kernels.gka_form import (
     GkaInputs,
     State,
     check_step,
+    fitting_state,
     readied,
     readied_state,
     relaxations,
@@ -30,6 +31,7 @@ from ssrtrack.kernels.gka_form import (
 
 Tensor = torch.Tensor
 BACKENDS = ("auto", "reference", "torch", "triton")
+MANY = 128  # heads of sequences in one step from which a CPU's compiled step is worth its call
 
 
 def gka(
@@ -138,6 +140,9 @@ def gka_step(
     check_step(q, k, v, log_decay, alpha)
     form = GkaForm(ridge=ridge, steps=steps, scale=q.shape[-1] ** -0.5 if scale is None else scale)
     dtype, kind = state_dtype(q), v.dtype
+    if _for_cores(q, k, v, log_decay, alpha, *(state if isinstance(state, tuple | list) else ())):
+        o, after, spread = _on_cores(q, k, v, log_decay, alpha, state, form)
+        return (o.to(kind), after, spread) if variance else (o.to(kind), after)
     with torch.autocast(q.device.type, enabled=False):
         B, heads, D = q.shape
         if state is None:
@@ -155,6 +160,36 @@ def gka_step(
             return o.to(kind), (H, U)
         spread = torch.where(empty, torch.inf, (q * x).sum(-2, keepdim=True))
         return o.to(kind), (H, U), spread[..., 0, 0]
+
+
+def _for_cores(*given: Tensor | None) -> bool:
+    """Whether the compiled step can run: on a CPU, for many sequences, where nothing is differentiated or compiled."""
+    if torch.compiler.is_compiling() or not all(isinstance(v, Tensor | None) for v in given):
+        return False
+    tensors = [v for v in given if v is not None]
+    mapped: Any = torch._C._functorch.is_functorch_wrapped_tensor
+    many = tensors[0].shape[:2].numel() >= MANY
+    plain = many and all(v.device.type == "cpu" and type(v) is Tensor and not mapped(v) for v in tensors)
+    return plain and not (torch.is_grad_enabled() and any(v.requires_grad for v in tensors))
+
+
+def _on_cores(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, alpha: Tensor | None, state: State | None, form: GkaForm
+) -> tuple[Tensor, State, Tensor]:
+    """`gka_step` by `gka_numba`, which is loaded when first used."""
+    from ssrtrack.kernels import gka_numba
+
+    dtype, (B, heads, D), V = state_dtype(q), q.shape, v.shape[-1]
+    if state is None:
+        state = q.new_zeros(B, heads, D, D, dtype=dtype), q.new_zeros(B, heads, D, V, dtype=dtype)
+    gamma = log_decay.to(dtype).clamp(min=LOWEST).exp()
+    mix = torch.ones_like(gamma) if alpha is None else alpha.to(dtype)
+    given = (q, k, v, gamma, mix, *fitting_state(state, q, v, B))
+    rows: Any = [part.detach().to(dtype).flatten(0, 1).contiguous().numpy() for part in given]
+    compiled: Any = gka_numba.step
+    found = compiled(*rows, form, threads=torch.get_num_threads())
+    o, H, U, spread = (torch.from_numpy(part).view(B, heads, *part.shape[1:]) for part in found)
+    return o, (H, U), spread
 
 
 def _solved(H: Tensor, q: Tensor, form: GkaForm) -> tuple[Tensor, Tensor]:

@@ -139,6 +139,16 @@ def readied_state(state: State, q: Tensor, v: Tensor, sequences: int) -> State:
     """(H, U) in the state's precision, H symmetrised: a solver for symmetric matrices is to see nothing else.
 
     Raises:
+        ValueError: as `fitting_state`.
+    """
+    H, U = fitting_state(state, q, v, sequences)
+    return (0.5 * (H + H.transpose(-1, -2))).contiguous(), U.contiguous()
+
+
+def fitting_state(state: State, q: Tensor, v: Tensor, sequences: int) -> State:
+    """(H, U) in the state's precision, as they are else.
+
+    Raises:
         ValueError: the pair's shapes, precisions or devices do not fit q (…, H, D) and v (…, H, V).
     """
     if not isinstance(state, tuple | list) or len(state) != 2:
@@ -147,7 +157,7 @@ def readied_state(state: State, q: Tensor, v: Tensor, sequences: int) -> State:
     for name, part, wanted in zip("HU", state, ((sequences, heads, D, D), (sequences, heads, D, V)), strict=True):
         _check_tensor(f"the state's {name}", part, wanted, q, (torch.float32, torch.float64))
     H, U = (part.to(state_dtype(q)) for part in state)
-    return (0.5 * (H + H.transpose(-1, -2))).contiguous(), U.contiguous()
+    return H, U
 
 
 def check_step(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, alpha: Tensor | None) -> None:
