@@ -68,6 +68,16 @@ def test_onset_is_three_plots_from_steady(phase: list[int], expected: list[int])
     assert np.flatnonzero(onset(np.array([phase], np.uint8))[0]).tolist() == expected
 
 
+def test_velocity_errors_of_an_onset_are_those_of_its_plots() -> None:
+    """A turn from the third plot on: of its four plots the first three count, as for the position."""
+    mean = estimate(6, 1.0, 1.0, 0.0, 90.0).copy()
+    mean[0, :, 3] -= np.arange(6)
+    values = accuracy_values(mean, mean, truth([0, 0, T, T, T, T]), np.ones((1, 6), bool))
+    expected = [np.nan, np.nan, 12.0**2, 13.0**2, 14.0**2, np.nan]
+    assert values["velocity_rmse_onset_mps"][0].tolist() == pytest.approx(expected, nan_ok=True)
+    assert np.isfinite(values["position_rmse_onset_m"][0]).tolist() == np.isfinite(expected).tolist()
+
+
 def test_slow_aircraft_have_no_heading_and_unscored_updates_no_error() -> None:
     slow = accuracy_values(
         estimate(2, 1, 1, 1, 1), estimate(2, 1, 1, 1, 1), truth([0, 0], (0.0, 10.0)), np.array([[True, False]])

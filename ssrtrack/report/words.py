@@ -52,6 +52,7 @@ _GROUPS: dict[str, tuple[Row, ...]] = {
         Row("velocity_rmse_mps", "RMS, all updates", "velocity"),
         Row("velocity_rmse_straight_mps", "RMS, straight and level", "velocity straight"),
         Row("velocity_rmse_turn_mps", "RMS, turning", "velocity turn"),
+        Row("velocity_rmse_onset_mps", "RMS, first scans of a manoeuvre", "velocity onset"),
         Row("speed_rmse_mps", "ground speed, RMS", "speed"),
         Row("heading_rmse_deg", "track angle, RMS", "heading"),
         Row("altitude_rate_rmse_mps", "rate of climb, RMS", "climb rate"),

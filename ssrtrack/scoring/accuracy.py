@@ -52,16 +52,18 @@ def accuracy_values(mean: Array, predicted_mean: Array, truth: TrueStates, score
     position = np.where(scored, squared_distance(mean, truth.position_m), np.nan)
     velocity = np.where(scored, squared_distance(mean[..., 2:4], truth.velocity_mps), np.nan)
     predicted = np.where(scored, squared_distance(predicted_mean, truth.position_m), np.nan)
+    early = onset(truth.phase)
     values = {
         "position_rmse_m": position,
         "position_rmse_turn_m": np.where(turning, position, np.nan),
         "position_rmse_straight_m": np.where(truth.phase == 0, position, np.nan),
         "position_rmse_climb_m": np.where(climbing & ~turning, position, np.nan),
-        "position_rmse_onset_m": np.where(onset(truth.phase), position, np.nan),
+        "position_rmse_onset_m": np.where(early, position, np.nan),
         "predicted_position_rmse_m": predicted,
         "velocity_rmse_mps": velocity,
         "velocity_rmse_turn_mps": np.where(turning, velocity, np.nan),
         "velocity_rmse_straight_mps": np.where(truth.phase == 0, velocity, np.nan),
+        "velocity_rmse_onset_mps": np.where(early, velocity, np.nan),
     }
     return values | _directions(mean, truth, scored)
 

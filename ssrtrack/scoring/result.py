@@ -54,6 +54,9 @@ class Scores:
     velocity_rmse_straight_mps: float | None = _rms(
         "m/s", "horizontal velocity error in straight, level flight at constant speed, RMS"
     )
+    velocity_rmse_onset_mps: float | None = _rms(
+        "m/s", "horizontal velocity error in the first three scans of a manoeuvre, RMS"
+    )
     speed_rmse_mps: float | None = _rms("m/s", "error of the ground speed, RMS")
     heading_rmse_deg: float | None = _rms("deg", "error of the track angle, RMS, circular")
     altitude_rate_rmse_mps: float | None = _rms("m/s", "error of the rate of climb, RMS (common vertical filter)")
