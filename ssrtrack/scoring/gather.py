@@ -18,6 +18,7 @@ from ssrtrack.filters.run import run
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.models.load import digest_of_tracker, load_tracker, sources_of_tracker
 from ssrtrack.models.provenance import Sources, clash
+from ssrtrack.scoring.bands import Bands
 from ssrtrack.scoring.examples import kept
 from ssrtrack.scoring.gathered import Gathered
 from ssrtrack.scoring.output import TracksInOrder, TracksWriter, tracks_of
@@ -153,10 +154,12 @@ def gather(
     progress: Progress | None = None,
     tracks_writer: TracksWriter | None = None,
     sweeper: Sweeper | None = None,
+    bands: Bands | None = None,
 ) -> int:
     """Track and score the flights of a log, or those that begin in a piece of it; returns how many there were.
 
-    A sweeper also scores them on degraded plots. That no tracker was trained on the log is for the caller to check.
+    A sweeper also scores them on degraded plots, bands also by what the aircraft does and where. That no tracker was
+    trained on the log is for the caller to check.
 
     Raises:
         ScoringError, EstimatorError, LogError: see `evaluate`. A log without flights is left to the caller.
@@ -176,7 +179,7 @@ def gather(
     for batch in flights(chunks, identity=into.identity, cutting=cutting):
         into.excluded.update(batch.excluded)
         if len(batch):
-            stages = _one_batch(batch, number, estimators, setting, window, into, writer, asked.backend, sweeper)
+            stages = _one_batch(batch, number, estimators, setting, window, into, writer, asked.backend, sweeper, bands)
             for i, stage in enumerate(stages):
                 read = steps * done + i * batch.read
                 # All is read while the last flights are still tracked: 0 says that nobody knows for how long.
@@ -285,6 +288,7 @@ def _one_batch(
     writer: TracksInOrder | None,
     backend: str,
     sweeper: Sweeper | None,
+    bands: Bands | None,
 ) -> Iterator[str]:
     """Track and score one batch; yields what comes next before each stage: trackers + 1, and those of a sweep."""
     yield "comparing with truth" if window is not None else "smoothing"
@@ -294,7 +298,9 @@ def _one_batch(
     for i, (name, estimator) in enumerate(estimators.items()):
         yield name
         history = run(estimator, scene.z, backend=backend)
-        add_scores(gathered.tallies[name], name, scene, history)
+        values = add_scores(gathered.tallies[name], name, scene, history)
+        if bands is not None:
+            bands.add(name, scene, values)
         if sweeper is not None:
             sweeper.undegraded(name, scene, history)
         histories[name] = kept(history, chosen)

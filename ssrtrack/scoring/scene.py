@@ -116,8 +116,8 @@ def _common(z: Measurements, truth: TrueStates, scored: Array, rate: Array, turb
     }
 
 
-def add_scores(tally: Tally, name: str, scene: Scene, history: TrackHistory) -> None:
-    """Score one tracker's run over a batch into its tally.
+def add_scores(tally: Tally, name: str, scene: Scene, history: TrackHistory) -> dict[str, Array]:
+    """Score one tracker's run over a batch into its tally; returns each score's values (N, T), NaN where not scored.
 
     Raises:
         EstimatorError: the tracker gave NaN or a covariance that is not positive definite; names flight and time.
@@ -141,6 +141,7 @@ def add_scores(tally: Tally, name: str, scene: Scene, history: TrackHistory) -> 
     tally.add(values, {"innovation_lag1": lag_one(plot.whitened, scene.scored)})
     _add_series(tally, scene, state, plot)
     tally.seconds += history.seconds
+    return values
 
 
 def _check(name: str, scene: Scene, state: Array, nis: Array) -> None:
