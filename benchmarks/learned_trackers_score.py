@@ -1,0 +1,215 @@
+"""Scores of learned trackers and of the two IMMs on one log, as rows of the table of `learned_trackers.py`.
+
+Everything is what `ssrtrack evaluate` computes: the same flights, updates, sums and resamples. The reference of each
+measure is the IMM that is the better one there: the tuned four-model IMM with mixture noise, or with a gate.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+from learned_trackers_wanted import (
+    ANY,
+    AREA,
+    COVERAGE_PART,
+    NLL_LESS,
+    Measure,
+    Wanted,
+    row,
+)
+
+from ssrtrack.io.hdf5 import LogReader
+from ssrtrack.models.checkpoint import read_description
+from ssrtrack.scoring.bands import Bands, BandScore
+from ssrtrack.scoring.gather import Asked, gather, nothing_yet, require_flights
+from ssrtrack.scoring.gathered import Gathered
+from ssrtrack.scoring.result import TrackerResult
+from ssrtrack.scoring.summary import tracker_results
+from ssrtrack.scoring.sweep import Sweeper
+
+IMMS = {"imm": "imm (mixture noise)", "imm-gated": "imm-gated"}
+RESAMPLES, SEED = 1000, 1
+CALIBRATION = ("anees", "coverage_50", "coverage_90", "coverage_99", "nees_in_bounds")
+EFFICIENCY = ("position_efficiency", "velocity_efficiency")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Sums over one log. models: folder -> (name, seed)."""
+
+    gathered: Gathered
+    bands: Bands
+    sweeper: Sweeper | None
+    models: Mapping[str, tuple[str, str]]
+
+
+def named(folders: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Name and training seed of every folder's model: the folder's own name, without a seed at its end.
+
+    Raises:
+        CheckpointError: a folder holds no model.
+    """
+    found = {}
+    for folder in folders:
+        training = read_description(folder)["training"]
+        seed = str(_seed(training))
+        name = Path(folder).resolve().name
+        found[folder] = (name.removesuffix(f"-{seed}") or name, seed)
+    return found
+
+
+def _seed(training: Any) -> Any:
+    """The seed in what a checkpoint says of its training, however deep."""
+    if isinstance(training, dict):
+        if "seed" in training:
+            return training["seed"]
+        for value in training.values():
+            if (found := _seed(value)) != "":
+                return found
+    return ""
+
+
+def judged(log: Path, models: Mapping[str, tuple[str, str]], sweep: Sequence[str] = ()) -> Judged:
+    """IMMs and models over a log.
+
+    Raises:
+        ScoringError: no flight is long enough, or a model was trained on these flights.
+        EstimatorError: a model gives NaN or a covariance that is not positive definite.
+    """
+    asked, bands = Asked([*IMMS, *models]), Bands()
+    asked.check()
+    sweeper = Sweeper(sweep, seed=SEED) if sweep else None
+    with LogReader(log) as reader:
+        asked.check_training(reader)
+        gathered = nothing_yet(asked, reader)
+        require_flights(log, gather(reader, asked, gathered, sweeper=sweeper, bands=bands), gathered)
+    return Judged(gathered, bands, sweeper, models)
+
+
+def results_of(found: Judged) -> dict[str, dict[str, TrackerResult]]:
+    """Results by reference, then by tracker: ratios are to that reference, on the same resamples."""
+    tallies, order = found.gathered.tallies, found.gathered.flight_order()
+    results = {}
+    for reference in IMMS:
+        first = {reference: tallies[reference]} | {name: tallies[name] for name in found.models}
+        rows = tracker_results(first, order, has_truth=True, bootstrap=RESAMPLES, seed=SEED)
+        results[reference] = {result.name: result for result in rows}
+    return results
+
+
+def score(result: TrackerResult, key: str) -> float:
+    """One score, NaN where there is none."""
+    value = getattr(result.scores, key)
+    return nan if value is None else float(value)
+
+
+def better(results: Mapping[str, Mapping[str, TrackerResult]], key: str) -> tuple[str, float]:
+    """The IMM whose score is lower, and that score."""
+    values = {name: score(results[name][name], key) for name in IMMS}
+    name = min(values, key=lambda n: values[n] if isfinite(values[n]) else float("inf"))
+    return name, values[name]
+
+
+def ratio_rows(part: str, where: str, found: Judged, measures: Mapping[str, Measure]) -> list[dict[str, Any]]:
+    """Ratios to the better IMM of each measure, with paired intervals over flights."""
+    results, rows = results_of(found), []
+    for measure, asked in measures.items():
+        name, best = better(results, asked.score)
+        for folder, model in found.models.items():
+            result = results[name][folder]
+            value = score(result, asked.score) / best
+            if isfinite(value):  # no manoeuvre, for example: nothing to say
+                given = result.ratio.get(asked.score)
+                rows.append(
+                    row(
+                        part, where, model, measure, value, wanted=asked.wanted,
+                        interval=given[1:] if given else None, reference=IMMS[name], reference_value=best,
+                        flights=result.scores.flights, updates=result.scores.updates,
+                    )
+                )  # fmt: skip
+    return rows
+
+
+def calibration_rows(where: str, found: Judged) -> list[dict[str, Any]]:
+    """Coverage, ANEES and likelihood as a whole, by what the aircraft does, by range and by speed; efficiency."""
+    results, rows = results_of(found), []
+    named_by = better(results, "position_rmse_m")[0]
+    least_nll = better(results, "nll")
+    asked = {"coverage_95": COVERAGE_PART} | dict.fromkeys(CALIBRATION, ANY) | dict.fromkeys(EFFICIENCY, ANY)
+    for folder, model in found.models.items():
+        result = results[named_by][folder]
+        counts = {"flights": result.scores.flights, "updates": result.scores.updates}
+        for key, wanted in asked.items():
+            part = "efficiency" if key in EFFICIENCY else "calibration"
+            rows.append(
+                row(
+                    part, where, model, key, score(result, key), wanted=wanted, interval=result.intervals.get(key),
+                    reference=IMMS[named_by], reference_value=score(results[named_by][named_by], key), **counts,
+                )
+            )  # fmt: skip
+        rows.append(
+            row(
+                "calibration", where, model, "nll less IMM", score(result, "nll") - least_nll[1], wanted=NLL_LESS,
+                unit="nat", reference=IMMS[least_nll[0]], reference_value=least_nll[1], **counts,
+            )
+        )  # fmt: skip
+    return rows + band_rows(where, found, named_by)
+
+
+def band_rows(where: str, found: Judged, reference: str) -> list[dict[str, Any]]:
+    """Coverage in every band, and ANEES in every phase beside the reference's."""
+    scores, rows = found.bands.scores(bootstrap=RESAMPLES, seed=SEED), []
+    for folder, model in found.models.items():
+        for (kind, band, key), own in scores[folder].items():
+            if key not in ("coverage_95", "anees"):
+                continue
+            theirs = scores[reference][kind, band, key]
+            wanted = _closer(theirs) if (kind, key) == ("phase", "anees") else ANY
+            if kind != "phase" and key == "coverage_95":
+                wanted = COVERAGE_PART
+            rows.append(
+                row(
+                    f"{kind} bands", where, model, f"{key}, {band}", own.value, wanted=wanted, interval=own.interval,
+                    reference=IMMS[reference], reference_value=theirs.value, flights=own.flights, updates=own.updates,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def _closer(theirs: BandScore) -> Wanted:
+    """Closer to 1 than the reference."""
+    off = abs(theirs.value - 1.0)
+    return Wanted((1.0 - off, 1.0 + off))
+
+
+def sweep_rows(where: str, found: Judged) -> list[dict[str, Any]]:
+    """Area under every axis's curve over the IMM's, the one of the two with the smaller area."""
+    assert found.sweeper is not None
+    rows, order = [], found.gathered.flight_order()
+    by_reference = {
+        name: found.sweeper.results(order, has_truth=True, bootstrap=RESAMPLES, seed=SEED, reference=name)
+        for name in IMMS
+    }
+    for number, sweep in enumerate(by_reference["imm"]):
+        curves = {name: {c.tracker: c for c in by_reference[name][number].curves} for name in IMMS}
+        # The ratio of one area to the other says whose is smaller.
+        gated = curves["imm"]["imm-gated"].area_ratio
+        reference = "imm-gated" if gated is not None and gated < 1.0 else "imm"
+        for folder, model in found.models.items():
+            curve = curves[reference][folder]
+            rows.append(
+                row(
+                    "sweep", where, model, sweep.axis, nan if curve.area_ratio is None else curve.area_ratio,
+                    wanted=AREA, interval=curve.area_interval, reference=IMMS[reference], flights=sweep.flights,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def file_octets(folder: str) -> int:
+    """Size of a model's weights on disk."""
+    table = json.loads((Path(folder) / "model.json").read_text())
+    return (Path(folder) / table["weights"]["file"]).stat().st_size

@@ -1,0 +1,159 @@
+"""What `learned_trackers.py` asks of a learned tracker, and what a row of its table says."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import exp, inf, isfinite, log, nan, sqrt
+from typing import Any
+
+COLUMNS = (
+    "part", "set", "model", "seed", "measure", "value", "low", "high", "unit", "reference", "reference_value", "must",
+    "target", "met", "flights", "updates",
+)  # fmt: skip
+SUITE_ROW = "suite"  # the set of a row over all four scenarios
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Bounds of a value, both inclusive: a `must`, and a better `target` where there is one."""
+
+    must: tuple[float, float] = (-inf, inf)
+    target: tuple[float, float] | None = None
+
+    def met(self, value: float) -> str:
+        """ "target", "must" or "no"; nothing where nothing is asked."""
+        if self == ANY:
+            return ""
+        if self.target is not None and self.target[0] <= value <= self.target[1]:
+            return "target"
+        return "must" if self.must[0] <= value <= self.must[1] else "no"
+
+
+ANY = Wanted()
+
+
+def at_most(must: float, target: float | None = None) -> Wanted:
+    """An upper bound."""
+    return Wanted((-inf, must), None if target is None else (-inf, target))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A score whose ratio to the better IMM's is taken, and what is asked of that ratio."""
+
+    score: str  # key of ssrtrack.scoring.result.Scores
+    wanted: Wanted = ANY
+
+
+ACCURACY = {
+    "all updates, position": Measure("position_rmse_m", at_most(0.88, 0.80)),
+    "all updates, velocity": Measure("velocity_rmse_mps", at_most(0.87, 0.75)),
+    "first three scans, position": Measure("position_rmse_onset_m"),
+    "first three scans, velocity": Measure("velocity_rmse_onset_mps", at_most(0.92, 0.85)),
+    "one scan ahead, position": Measure("predicted_position_rmse_m", at_most(0.90, 0.82)),
+    "straight legs, position": Measure("position_rmse_straight_m", at_most(0.90, 0.82)),
+    "straight legs, velocity": Measure("velocity_rmse_straight_mps"),
+    "turns, position": Measure("position_rmse_turn_m"),
+    "turns, velocity": Measure("velocity_rmse_turn_mps"),
+    "heading": Measure("heading_rmse_deg"),
+}
+GAUSSIAN = {
+    "all updates, position": Measure("position_rmse_m", at_most(0.93, 0.88)),
+    "all updates, velocity": Measure("velocity_rmse_mps", at_most(0.90, 0.82)),
+}
+# Never worse than the IMM; where aircraft fly as in the suite, its ratios hold, to 0.05.
+TRANSFER_ALIKE = {
+    "all updates, position": Measure("position_rmse_m", at_most(0.93, 0.88)),
+    "all updates, velocity": Measure("velocity_rmse_mps", at_most(0.92, 0.87)),
+}
+TRANSFER_OTHER = {
+    "all updates, position": Measure("position_rmse_m", at_most(1.0, 0.93)),
+    "all updates, velocity": Measure("velocity_rmse_mps", at_most(1.0, 0.92)),
+}
+COVERAGE_ALL, COVERAGE_PART = Wanted((0.94, 0.96)), Wanted((0.93, 0.97))
+ANEES_ALL = Wanted((0.9, 1.1))
+NLL_LESS = at_most(-1e-12)  # below the best IMM's, not equal to it
+AREA = at_most(1.0 - 1e-12)
+STEP_MS = at_most(10.0)
+STATE_OCTETS = at_most(65536.0)
+FILE_OCTETS = at_most(4e6)
+NO_NAN = at_most(0.0)
+SAME = at_most(1e-3)  # standard deviations between two ways to compute one estimate
+
+
+def row(
+    part: str,
+    name: str,
+    model: tuple[str, str],
+    measure: str,
+    value: float,
+    *,
+    wanted: Wanted = ANY,
+    interval: tuple[float, float] | None = None,
+    unit: str = "1",
+    reference: str = "",
+    reference_value: float = nan,
+    flights: int = 0,
+    updates: int = 0,
+) -> dict[str, Any]:
+    """A row of the table; `model` is name and seed."""
+    low, high = interval or (nan, nan)
+    return {
+        "part": part, "set": name, "model": model[0], "seed": model[1], "measure": measure, "value": value,
+        "low": low, "high": high, "unit": unit, "reference": reference, "reference_value": reference_value,
+        "must": bounds(wanted.must), "target": bounds(wanted.target), "met": wanted.met(value), "flights": flights,
+        "updates": updates,
+    }  # fmt: skip
+
+
+def bounds(pair: tuple[float, float] | None) -> str:
+    """Bounds as a reader writes them; nothing for none."""
+    if pair is None or pair == (-inf, inf):
+        return ""
+    low, high = (f"{end:.4g}" for end in pair)
+    return f"<= {high}" if not isfinite(pair[0]) else f"{low} to {high}"
+
+
+def over_suite(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row over all sets for each model and measure that has one in several: "ratio" and "calibration" alone.
+
+    Ratios: the geometric mean; the sets are independent, so the squares of their intervals' half widths (logarithmic)
+    add. Shares and ANEES: the mean over all updates, its interval likewise.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in rows:
+        if one["part"] in ("ratio", "gaussian", "calibration") and one["measure"] != "nll less IMM":
+            groups.setdefault((one["part"], one["model"], one["seed"], one["measure"]), []).append(one)
+    return [_joined(some) for some in groups.values() if len(some) > 1]
+
+
+def _joined(some: list[dict[str, Any]]) -> dict[str, Any]:
+    ratios = some[0]["part"] != "calibration"
+    total = sum(one["updates"] for one in some)
+    weights = [1.0 / len(some) if ratios else one["updates"] / total for one in some]
+    value = mean(some, "value", weights, ratios)
+    known = all(isfinite(one["low"]) and one["low"] > 0.0 for one in some)
+    interval = None
+    if known:
+        scale = log if ratios else float
+        widths = [0.5 * (scale(one["high"]) - scale(one["low"])) for one in some]
+        width = sqrt(sum((w * half) ** 2 for w, half in zip(weights, widths, strict=True)))
+        interval = (value * exp(-width), value * exp(width)) if ratios else (value - width, value + width)
+    first = some[0]
+    if ratios:
+        wanted = {"ratio": ACCURACY, "gaussian": GAUSSIAN}[first["part"]][first["measure"]].wanted
+    else:
+        wanted = {"coverage_95": COVERAGE_ALL, "anees": ANEES_ALL}.get(first["measure"], ANY)
+    names = {one["reference"] for one in some}
+    return row(
+        first["part"], SUITE_ROW, (first["model"], first["seed"]), first["measure"], value,
+        wanted=wanted, interval=interval, unit=first["unit"],
+        reference=names.pop() if len(names) == 1 else "better of each set",
+        reference_value=nan if ratios else mean(some, "reference_value", weights, False),
+        flights=sum(one["flights"] for one in some), updates=total,
+    )  # fmt: skip
+
+
+def mean(some: list[dict[str, Any]], key: str, weights: list[float], geometric: bool) -> float:
+    """Weighted mean of a column."""
+    pairs = [(w, float(one[key])) for w, one in zip(weights, some, strict=True)]
+    return exp(sum(w * log(v) for w, v in pairs)) if geometric else sum(w * v for w, v in pairs)
