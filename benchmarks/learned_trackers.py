@@ -12,7 +12,8 @@ training splits: with mixture noise, or with a gate; it is chosen for every set 
 one of them gives a greater ratio. Intervals are 95 %, of ratios paired over flights.
 
 Writes results/learned_trackers.csv: a row for each part, set, model, seed and measure, with what is asked of it
-("must", "target") and what is met ("target", "must" or "no"); the set "suite" is all four together. Beside it the
+("must", "target") and what is met ("target", "must" or "no"); the set "suite" is all four together, and
+its seed "all" the mean over a model's seeds with the least and the greatest. Beside it the
 figure, as learned_trackers.svg and .png. The flights are simulated once and stay in --folder, by settings, so that any
 number of models may follow; the table is written anew after every set.
 """
@@ -35,7 +36,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 from learned_trackers_hard import case_of, cost_rows, hard_cases, hard_rows, long_case, same_rows
 from learned_trackers_score import calibration_rows, judged, named, ratio_rows, sweep_rows
 from learned_trackers_sets import GAUSSIAN, LONG, SUITE, TRANSFER, Setting, log_of
-from learned_trackers_wanted import ACCURACY, COLUMNS, TRANSFER_ALIKE, TRANSFER_OTHER, over_suite
+from learned_trackers_wanted import ACCURACY, COLUMNS, TRANSFER_ALIKE, TRANSFER_OTHER, over_seeds, over_suite
 from learned_trackers_wanted import GAUSSIAN as GAUSSIAN_MEASURES
 from setting import RESULTS, setting, write_csv
 
@@ -138,10 +139,16 @@ def judge(asked: argparse.Namespace, models: Models, folder: str, keep: Callable
 
 def table(rows: Rows, shared: dict[str, str]) -> list[dict[str, str]]:
     """Rows as they are written: those over the suite added, in a fixed order, numbers of five digits."""
-    every = rows + over_suite(rows)
+    every = whole(rows)
     order = {part: i for i, part in enumerate(ORDER)}
     every.sort(key=lambda r: (order[r["part"]], r["model"], r["seed"], r["set"] != "suite", r["set"]))
     return [{key: written(one[key]) for key in COLUMNS} | shared for one in every]
+
+
+def whole(rows: Rows) -> Rows:
+    """The rows, those over the suite, and those over a model's seeds."""
+    over = over_suite(rows)
+    return rows + over + over_seeds(over)
 
 
 def written(value: Any) -> str:
@@ -171,7 +178,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", default="", help="keeps the flights for a next time; by default a passing one")
     parser.add_argument("--flights", type=int, default=4096, help="of each of the suite's sets")
     parser.add_argument("--transfer-flights", type=int, default=1024, help="of each setting outside the suite")
-    parser.add_argument("--sweep-flights", type=int, default=128, help="of each set, at every level of every axis")
+    parser.add_argument("--sweep-flights", type=int, default=256, help="of each set, at every level of every axis")
     parser.add_argument("--sets", nargs="+", default=list(SUITE), choices=list(SUITE), metavar="SET")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
@@ -199,7 +206,7 @@ def main(given: Sequence[str] | None = None) -> int:
 
         for path in save(learned_figure(rows), asked.figures, "learned_trackers"):
             print(f"written: {path}")
-    missed = tell(rows + over_suite(rows))
+    missed = tell(whole(rows))
     print(f"{time.perf_counter() - start:.0f} s for {len(models)} model{'s' * (len(models) != 1)}")
     return int(missed > 0)
 

@@ -1,9 +1,9 @@
 """What may make a learned tracker diverge, and what it costs: the rows "hard" and "cost" of `learned_trackers.py`.
 
 Measurements are those of flights of the suite, changed: ten scans without a plot, nothing but the first plot, no
-altitude, two plots at one time, a silence of 300 s; and flights of 10,000 updates. A tracker diverges if it says NaN
-or a covariance that is not positive definite, or if it loses more flights (three errors in a row beyond 926 m) than
-the better IMM does.
+altitude, several plots at one time, a silence of 300 s; and flights of 10,000 updates. A tracker diverges if it says
+NaN or a covariance that is not positive definite anywhere, or if it is lost in more flights than the better IMM from
+eight plots after the difficulty on: three errors in a row beyond 926 m and beyond five standard deviations of the plot.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from learned_trackers_score import IMMS, file_octets
 from learned_trackers_wanted import ANY, FILE_OCTETS, NO_NAN, SAME, STATE_OCTETS, STEP_MS, at_most, row
 from numpy.typing import NDArray
 
+from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import SIGMA_HEIGHT_M, Measurements, make_measurements, tracking_frame
 from ssrtrack.filters.protocol import Estimator
 from ssrtrack.filters.run import run
@@ -32,6 +33,7 @@ from ssrtrack.tracking.truth import TruthWindow
 Array = NDArray[Any]
 HOLE, HOLE_SCANS = 30, 10  # first column without a plot, and how many
 SILENCE_S, AFTER = 300.0, 24  # and columns after it
+SETTLED, FAR = 8, 5.0  # plots until a tracker must be back; standard deviations of a plot
 LONG_UPDATES, LONG_END = 10_000, 1_000  # a long flight has so many; its last ones are compared
 LONG_GAP_S = 1e5  # so that a long flight stays one flight over the cone of silence
 STEPS, TRACKS = 60, 1000  # of the timing
@@ -89,10 +91,17 @@ def case_of(log: Path, *, plots: int, altitude: str = "told", gap_s: float = 60.
 
 
 def without(case: Case, begin: int, end: int) -> Case:
-    """The same without the plots of columns begin … end - 1: those are misses."""
+    """The same without the plots of columns begin … end - 1: those are misses; what counts is what comes after."""
     valid = case.z.valid.copy()
     valid[:, begin:end] = False
-    return replace(case, z=replace(case.z, valid=valid))
+    return counted_from(replace(case, z=replace(case.z, valid=valid)), end + SETTLED)
+
+
+def counted_from(case: Case, column: int) -> Case:
+    """The same of which only the errors from a column on count."""
+    true_m = case.true_m.copy()
+    true_m[:, :column] = np.nan
+    return replace(case, true_m=true_m)
 
 
 def hard_cases(log: Path) -> dict[str, Case]:
@@ -108,22 +117,26 @@ def hard_cases(log: Path) -> dict[str, Case]:
         "no altitude": case_of(log, plots=plots, altitude="none"),
         "altitude of every second plot": case_of(log, plots=plots, altitude="some"),
         "three plots at one time": plain.columns(twice),
-        "silence of 300 s": plain.columns(np.append(np.arange(HOLE), np.arange(HOLE + silent, plots))),
+        "silence of 300 s": counted_from(
+            plain.columns(np.append(np.arange(HOLE), np.arange(HOLE + silent, plots))), HOLE + SETTLED
+        ),
     }
 
 
-def diverged(case: Case, history: Any) -> tuple[int, float, float]:
-    """Cells with NaN or no positive definite covariance; share of flights lost; RMS error (m) of the last updates."""
+def diverged(case: Case, history: TrackHistory) -> tuple[int, float, float]:
+    """Cells with NaN or no positive definite covariance; share of flights lost; RMS error (m) where it counts."""
     alive = np.isfinite(case.z.time_s)
     factor = cholesky(history.covariance)
     sound = np.isfinite(history.mean).all(-1) & np.isfinite(factor[3][3])
-    error_m = np.sqrt(squared_distance(history.mean, case.true_m))
-    end = error_m[:, -min(LONG_END, error_m.shape[1] // 2) :]
-    return int((alive & ~sound).sum()), float(lost_flights(error_m).mean()), float(np.sqrt(np.nanmean(end**2)))
+    error_m = np.where(case.z.valid, np.sqrt(squared_distance(history.mean, case.true_m)), np.nan)
+    sigma_m = np.sqrt(np.trace(case.z.covariance_m2, axis1=-2, axis2=-1))
+    with np.errstate(invalid="ignore"):
+        far_m = np.where(error_m > FAR * sigma_m, error_m, 0.0)
+    return int((alive & ~sound).sum()), float(lost_flights(far_m).mean()), float(np.sqrt(np.nanmean(error_m**2)))
 
 
 def hard_rows(where: str, cases: Mapping[str, Case], models: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """Three rows for each case and model: unsound cells, flights lost, and how far off the last updates are."""
+    """Three rows for each case and model: unsound cells, flights lost, and the error beside the better IMM's."""
     imms = {name: load_tracker(name) for name in IMMS}
     rows = []
     for what, case in cases.items():
@@ -142,7 +155,7 @@ def hard_rows(where: str, cases: Mapping[str, Case], models: Mapping[str, tuple[
             )  # fmt: skip
             rows.append(
                 row(
-                    "hard", where, model, f"{what}: position after it", off_m / theirs[nearest][2], wanted=ANY,
+                    "hard", where, model, f"{what}: position", off_m / theirs[nearest][2], wanted=ANY,
                     reference=IMMS[nearest], reference_value=theirs[nearest][2], **count,
                 )
             )  # fmt: skip
@@ -165,7 +178,7 @@ def same_rows(where: str, case: Case, models: Mapping[str, tuple[str, str]]) -> 
     return rows
 
 
-def apart(one: Any, other: Any) -> float:
+def apart(one: TrackHistory, other: TrackHistory) -> float:
     """Largest difference of two histories' means over the columns that both have, in standard deviations."""
     columns = min(one.mean.shape[1], other.mean.shape[1])
     a, b = one.mean[:, :columns], other.mean[:, :columns]
@@ -205,5 +218,5 @@ def stepped(tracker: Estimator, z: Measurements) -> tuple[float, float, float, f
 
 
 def long_case(log: Path) -> Case:
-    """The flights of over LONG_UPDATES updates."""
-    return case_of(log, plots=LONG_UPDATES, gap_s=LONG_GAP_S)
+    """The flights of over LONG_UPDATES updates; the last LONG_END of them count."""
+    return counted_from(case_of(log, plots=LONG_UPDATES, gap_s=LONG_GAP_S), LONG_UPDATES - LONG_END)

@@ -14,16 +14,15 @@ from typing import Any
 from learned_trackers_wanted import (
     ANY,
     AREA,
-    COVERAGE_PART,
     NLL_LESS,
     Measure,
-    Wanted,
     row,
+    wanted_of,
 )
 
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.models.checkpoint import read_description
-from ssrtrack.scoring.bands import Bands, BandScore
+from ssrtrack.scoring.bands import Bands
 from ssrtrack.scoring.gather import Asked, gather, nothing_yet, require_flights
 from ssrtrack.scoring.gathered import Gathered
 from ssrtrack.scoring.result import TrackerResult
@@ -32,7 +31,8 @@ from ssrtrack.scoring.sweep import Sweeper
 
 IMMS = {"imm": "imm (mixture noise)", "imm-gated": "imm-gated"}
 RESAMPLES, SEED = 1000, 1
-CALIBRATION = ("anees", "coverage_50", "coverage_90", "coverage_99", "nees_in_bounds")
+LEAST_SHARE = 0.01  # of a set's updates: of a smaller band nothing is asked
+CALIBRATION = ("coverage_95", "anees", "coverage_50", "coverage_90", "coverage_99", "nees_in_bounds")
 EFFICIENCY = ("position_efficiency", "velocity_efficiency")
 
 
@@ -138,12 +138,12 @@ def calibration_rows(where: str, found: Judged) -> list[dict[str, Any]]:
     results, rows = results_of(found), []
     named_by = better(results, "position_rmse_m")[0]
     least_nll = better(results, "nll")
-    asked = {"coverage_95": COVERAGE_PART} | dict.fromkeys(CALIBRATION, ANY) | dict.fromkeys(EFFICIENCY, ANY)
     for folder, model in found.models.items():
         result = results[named_by][folder]
         counts = {"flights": result.scores.flights, "updates": result.scores.updates}
-        for key, wanted in asked.items():
+        for key in (*CALIBRATION, *EFFICIENCY):
             part = "efficiency" if key in EFFICIENCY else "calibration"
+            wanted = wanted_of(part, key, nan, whole=False)
             rows.append(
                 row(
                     part, where, model, key, score(result, key), wanted=wanted, interval=result.intervals.get(key),
@@ -163,13 +163,16 @@ def band_rows(where: str, found: Judged, reference: str) -> list[dict[str, Any]]
     """Coverage in every band, and ANEES in every phase beside the reference's."""
     scores, rows = found.bands.scores(bootstrap=RESAMPLES, seed=SEED), []
     for folder, model in found.models.items():
+        updates = sum(
+            own.updates for (kind, _, key), own in scores[folder].items() if (kind, key) == ("range", "anees")
+        )
         for (kind, band, key), own in scores[folder].items():
             if key not in ("coverage_95", "anees"):
                 continue
             theirs = scores[reference][kind, band, key]
-            wanted = _closer(theirs) if (kind, key) == ("phase", "anees") else ANY
-            if kind != "phase" and key == "coverage_95":
-                wanted = COVERAGE_PART
+            wanted = wanted_of(f"{kind} bands", key, theirs.value)
+            if own.updates < LEAST_SHARE * updates:
+                wanted = ANY
             rows.append(
                 row(
                     f"{kind} bands", where, model, f"{key}, {band}", own.value, wanted=wanted, interval=own.interval,
@@ -177,12 +180,6 @@ def band_rows(where: str, found: Judged, reference: str) -> list[dict[str, Any]]
                 )
             )  # fmt: skip
     return rows
-
-
-def _closer(theirs: BandScore) -> Wanted:
-    """Closer to 1 than the reference."""
-    off = abs(theirs.value - 1.0)
-    return Wanted((1.0 - off, 1.0 + off))
 
 
 def sweep_rows(where: str, found: Judged) -> list[dict[str, Any]]:

@@ -104,10 +104,11 @@ def test_coverage_is_told_by_band_and_anees_by_phase(rows: list[dict[str, Any]])
     for kind in ("range bands", "speed bands"):
         bands = [one for one in of(rows, part=kind, model="plain") if one["measure"].startswith("coverage_95")]
         assert sum(one["updates"] for one in bands) == whole["updates"]
-        assert all(one["must"] == "0.93 to 0.97" for one in bands)
+        many = [one["updates"] >= 0.01 * whole["updates"] for one in bands]
+        assert any(many) and [one["must"] for one in bands] == ["0.93 to 0.97" if some else "" for some in many]
     phases = [one for one in of(rows, part="phase bands", model="worse") if one["measure"].startswith("anees")]
     for one in phases:
-        closer = abs(one["value"] - 1.0) <= abs(one["reference_value"] - 1.0)
+        closer = abs(one["value"] - 1.0) < abs(one["reference_value"] - 1.0)
         assert one["met"] == ("must" if closer else "no")
     assert {one["measure"] for one in phases} >= {"anees, straight", "anees, turn", "anees, onset"}
 
@@ -128,6 +129,7 @@ def test_what_diverges_is_seen(folder: Path) -> None:
     history = run(load_tracker("imm"), case.z)
     assert hard.diverged(case, history)[0] == 0
     history.mean[0, 20:] += 2000.0
+    history.mean[3, 20:22] += 2000.0  # twice in a row is not lost
     history.mean[1, 30] = np.nan
     history.covariance[2, 40, 1, 1] = -1.0
     unsound, lost, _ = hard.diverged(case, history)
@@ -192,6 +194,17 @@ def test_rows_over_the_suite() -> None:
     assert log(ratio["high"] / ratio["value"]) == pytest.approx(log(1 / 0.9) / 2**0.5)
     assert ratio["low"] == pytest.approx(ratio["value"] * exp(-log(1 / 0.9) / 2**0.5))
     assert coverage["value"] == pytest.approx(0.96) and coverage["must"] == "0.94 to 0.96"
+
+
+def test_rows_over_the_seeds_of_a_model() -> None:
+    some = [
+        wanted.row("calibration", "suite", (name, seed), "coverage_95", value)
+        for name, seed, value in (("m", "1", 0.90), ("m", "2", 0.99), ("n", "1", 0.95))
+    ]
+    (one,) = wanted.over_seeds(some)
+    assert (one["model"], one["seed"], one["low"], one["high"]) == ("m", "all 2", 0.90, 0.99)
+    assert one["value"] == pytest.approx(0.945) and one["met"] == "must"
+    assert wanted.over_seeds([one | {"set": "tma-4s"}, one | {"set": "tma-4s"}]) == []
 
 
 @pytest.mark.parametrize(

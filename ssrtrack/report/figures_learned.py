@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssrtrack.report.figures_koss import drawn
-from ssrtrack.report.looks import COLOURS, INK, MARKERS, MUTED, SHADE
+from ssrtrack.report.looks import COLOURS, INK, MARKERS, MUTED, PLOT, SHADE
+from ssrtrack.scoring.bands import BANDS
 
 Row = Mapping[str, Any]
 
@@ -24,7 +25,10 @@ def learned_figure(rows: Sequence[Row]) -> Figure:
         ValueError: no ratio among the rows.
     """
     ratios = [r for r in rows if r["part"] == "ratio" and np.isfinite(float(r["value"]))]
-    covered = [r for r in rows if r["part"] in ("range bands", "speed bands") and r["measure"].startswith("coverage")]
+    covered = [
+        r for r in rows
+        if r["part"] in ("range bands", "speed bands") and r["measure"].startswith("coverage") and r["must"]
+    ]  # fmt: skip
     if not ratios:
         raise ValueError('no row of part "ratio" to draw; judge at least one model on one set')
     models = list(dict.fromkeys(_model(r) for r in ratios))
@@ -74,20 +78,23 @@ def _points(axes: Axes, rows: Sequence[Row], names: Sequence[str], models: Seque
 def _ratios(axes: Axes, rows: Sequence[Row], models: Sequence[str]) -> None:
     names = list(dict.fromkeys(r["measure"] for r in rows))
     for r in rows:
-        for key, colour in (("must", INK), ("target", MUTED)):
+        for key, colour in (("must", INK), ("target", PLOT)):
             if str(r[key]).startswith("<="):
                 at, bound = names.index(r["measure"]), float(str(r[key]).removeprefix("<="))
                 axes.plot([bound, bound], [at - 0.45, at + 0.45], color=colour, linewidth=1.0)
     _points(axes, rows, names, models, 3.2)
     axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (3.0, 2.0)))
-    axes.set_yticks(range(len(names)), names, fontsize=7.5)
+    short = {"first three scans": "onset", "one scan ahead": "ahead", "straight legs": "straight", "all updates": "all"}
+    labels = [", ".join(short.get(part, part) for part in name.split(", ")) for name in names]
+    axes.set_yticks(range(len(names)), labels, fontsize=7.5)
     axes.invert_yaxis()
     axes.set_title("RMSE over the better tuned IMM's")
     axes.set_xlabel("ratio; bars: 95 % over flights; black: asked, grey: aimed at")
 
 
 def _coverage(axes: Axes, rows: Sequence[Row], models: Sequence[str]) -> None:
-    names = list(dict.fromkeys(r["measure"] for r in rows))
+    names = [f"coverage_95, {band}" for kind, band in BANDS if kind != "phase"]
+    names = [name for name in names if any(r["measure"] == name for r in rows)]
     axes.axvspan(0.93, 0.97, color=SHADE, linewidth=0.0)
     axes.axvline(0.95, color=MUTED, linewidth=0.8)
     _points(axes, rows, names, models, 2.4)

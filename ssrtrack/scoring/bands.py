@@ -24,10 +24,16 @@ KEYS = ("position_rmse_m", "velocity_rmse_mps", "anees", "coverage_95", "nll")
 RANGES_NM = (0.0, 20.0, 40.0, 80.0, 120.0, np.inf)  # slant range of the plot
 SPEEDS_KT = (0.0, 150.0, 250.0, 350.0, 450.0, np.inf)  # true ground speed
 PHASES = ("straight", "turn", "onset", "climb")  # as the scores of these names
+
+
+def _name(low: float, high: float) -> str:
+    return f"{low:g}-{high:g}" if high < np.inf else f"over {low:g}"
+
+
 BANDS = (
     *(("phase", name) for name in PHASES),
-    *(("range", f"{low:g}-{high:g} NM") for low, high in pairwise(RANGES_NM)),
-    *(("speed", f"{low:g}-{high:g} kt") for low, high in pairwise(SPEEDS_KT)),
+    *(("range", f"{_name(*edges)} NM") for edges in pairwise(RANGES_NM)),
+    *(("speed", f"{_name(*edges)} kt") for edges in pairwise(SPEEDS_KT)),
 )
 
 
