@@ -6,16 +6,18 @@
 Models are folders that `ssrtrack evaluate -t` takes; each is judged on the test splits of the suite's four scenarios
 (4,096 flights each), on the same flights with Gaussian noise alone, on settings that the suite does not hold (other
 periods, noise, detection, biases, outliers, banks and legs), on plots degraded along every axis of `evaluate --sweep`,
-and on what may make it diverge. A model that was trained on a test split is refused. Everything is scored as
-`ssrtrack evaluate` scores it. The reference is always the better one of two four-model IMMs, both tuned on the suite's
-training splits: with mixture noise, or with a gate; it is chosen for every set and measure, so that no other choice of
-one of them gives a greater ratio. Intervals are 95 %, of ratios paired over flights.
+and on what may make it diverge; where SSRTRACK_DATA names the recordings, also on real flights seen by the suite's
+radars, and on a real hour of plots, which has no truth. A model that was trained on a test split is refused.
+
+Everything is scored as `ssrtrack evaluate` scores it. The reference is always the better one of two four-model IMMs,
+both tuned on the suite's training splits: with mixture noise, or with a gate. It is chosen for every set and measure,
+so that no other choice of one of them gives a greater ratio. Intervals are 95 %, of ratios paired over flights.
 
 Writes results/learned_trackers.csv: a row for each part, set, model, seed and measure, with what is asked of it
-("must", "target") and what is met ("target", "must" or "no"); the set "suite" is all four together, and
-its seed "all" the mean over a model's seeds with the least and the greatest. Beside it the
-figure, as learned_trackers.svg and .png. The flights are simulated once and stay in --folder, by settings, so that any
-number of models may follow; the table is written anew after every set.
+("must", "target") and what is met ("target", "must" or "no"). The set "suite" is all four together, and its seed "all"
+the mean over a model's seeds, with the least and the greatest. Beside it the figure, as learned_trackers.svg and .png.
+The flights are simulated once and stay in --folder, by settings, so that any number of models may follow. The table is
+written anew after every set. On two cores it takes about six minutes for one small model.
 """
 
 import argparse
@@ -25,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -34,10 +37,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 from learned_trackers_hard import case_of, cost_rows, hard_cases, hard_rows, long_case, same_rows
+from learned_trackers_real import data_folder, hour_log, recorded_log
 from learned_trackers_score import calibration_rows, judged, named, ratio_rows, sweep_rows
 from learned_trackers_sets import GAUSSIAN, LONG, SUITE, TRANSFER, Setting, log_of
 from learned_trackers_wanted import ACCURACY, COLUMNS, TRANSFER_ALIKE, TRANSFER_OTHER, over_seeds, over_suite
 from learned_trackers_wanted import GAUSSIAN as GAUSSIAN_MEASURES
+from learned_trackers_wanted import HOUR as HOUR_MEASURES
 from setting import RESULTS, setting, write_csv
 
 from ssrtrack.scoring.degrade import AXES
@@ -45,10 +50,15 @@ from ssrtrack.simulators.processes import Processes
 
 Rows = list[dict[str, Any]]
 Models = Mapping[str, tuple[str, str]]
-PARTS = ("suite", "gaussian", "transfer", "sweep", "hard", "cost")
+Work = Callable[[str, Path, Models], Rows]
+Make = Callable[..., Path]  # given the folder for logs
+PARTS = ("suite", "gaussian", "transfer", "real", "sweep", "hard", "cost")
+REAL_HOUR = "recorded hour"
 LONG_FLIGHTS, HARD_FLIGHTS = 8, 128
-ORDER = ("ratio", "gaussian", "transfer", "calibration", "phase bands", "range bands", "speed bands", "efficiency",
-         "sweep", "hard", "cost")  # fmt: skip
+ORDER = (
+    "ratio", "gaussian", "transfer", "real", "calibration", "phase bands", "range bands", "speed bands", "efficiency",
+    "sweep", "hard", "cost",
+)  # fmt: skip
 
 
 def suite(name: str, log: Path, models: Models) -> Rows:
@@ -80,31 +90,44 @@ def hard(name: str, log: Path, models: Models) -> Rows:
     return hard_rows(name, hard_cases(log), models) + same_rows(name, case_of(log, plots=90), models)
 
 
-def timed(work: Callable[[str, Path, Models], Rows], name: str, given: Setting, flights: int, folder: str,
-          models: Models) -> tuple[Rows, float, float]:  # fmt: skip
+def recorded(name: str, log: Path, models: Models) -> Rows:
+    """Recorded flights seen by a radar of the suite, or the real hour of plots."""
+    return ratio_rows("real", name, judged(log, models), HOUR_MEASURES if name == REAL_HOUR else TRANSFER_OTHER)
+
+
+def timed(work: Work, name: str, make: Make, folder: str, models: Models) -> tuple[Rows, float, float]:
     """Rows of one piece of work, seconds until its flights were there, and seconds for the rest; in a process."""
     import torch
 
     torch.set_num_threads(1)
     start = time.perf_counter()
-    log = log_of(given, flights, Path(folder))
+    log = make(folder=Path(folder))
     there = time.perf_counter()
     return work(name, log, models), there - start, time.perf_counter() - there
 
 
-def work_of(asked: argparse.Namespace) -> list[tuple[str, Any, str, Setting, int]]:
-    """Pieces of work: part, function, name, setting and flights; the longest first."""
+def work_of(asked: argparse.Namespace) -> list[tuple[str, Work, str, Make]]:
+    """Pieces of work: part, function, name and what makes the log; the longest first."""
+
+    def log(one: Setting, flights: int) -> Make:
+        return partial(log_of, one, flights)
+
     sets = {name: one for name, one in SUITE.items() if name in asked.sets}
-    work: list[tuple[str, Any, str, Setting, int]] = []
-    work += [("sweep", sweep, name, one, asked.sweep_flights) for name, one in sets.items()]
-    work += [("suite", suite, name, one, asked.flights) for name, one in sets.items()]
-    work += [("gaussian", gaussian, name, GAUSSIAN[name], asked.flights) for name in sets]
     some = {name: one for name, one in TRANSFER.items() if one.suite in sets}
-    work += [("transfer", transfer, name, one, asked.transfer_flights) for name, one in some.items()]
-    if "tma-4s" in sets:
-        work.append(("hard", hard, "long", LONG, LONG_FLIGHTS))
     hard_flights = min(HARD_FLIGHTS, asked.flights)
-    work += [("hard", hard, name, one, hard_flights) for name, one in sets.items()]
+    work: list[tuple[str, Work, str, Make]] = []
+    work += [("sweep", sweep, name, log(one, asked.sweep_flights)) for name, one in sets.items()]
+    work += [("suite", suite, name, log(one, asked.flights)) for name, one in sets.items()]
+    work += [("gaussian", gaussian, name, log(GAUSSIAN[name], asked.flights)) for name in sets]
+    work += [("transfer", transfer, name, log(one, asked.transfer_flights)) for name, one in some.items()]
+    if "tma-4s" in sets:
+        work.append(("hard", hard, "long", log(LONG, LONG_FLIGHTS)))
+    work += [("hard", hard, name, log(one, hard_flights)) for name, one in sets.items()]
+    if (data := data_folder()) is not None:
+        work += [("real", recorded, f"recorded flights, {name}", partial(recorded_log, data, name)) for name in sets]
+        work.append(("real", recorded, REAL_HOUR, partial(hour_log, data)))
+    elif "real" in asked.parts:
+        print("SSRTRACK_DATA does not name the recordings: real flights are left out")
     return [piece for piece in work if piece[0] in asked.parts]
 
 
@@ -122,10 +145,7 @@ def judge(asked: argparse.Namespace, models: Models, folder: str, keep: Callable
     rows: Rows = []
     with Processes(asked.workers) as pool:
         todo = work_of(asked)
-        begun = {
-            pool.submit(timed, function, name, one, flights, folder, models): (part, name)
-            for part, function, name, one, flights in todo
-        }
+        begun = {pool.submit(timed, work, name, make, folder, models): (part, name) for part, work, name, make in todo}
         for number, future in enumerate(as_completed(begun), start=1):
             part, name = begun[future]
             more, simulated_s, judged_s = future.result()

@@ -95,7 +95,7 @@ def results_of(found: Judged) -> dict[str, dict[str, TrackerResult]]:
     results = {}
     for reference in IMMS:
         first = {reference: tallies[reference]} | {name: tallies[name] for name in found.models}
-        rows = tracker_results(first, order, has_truth=True, bootstrap=RESAMPLES, seed=SEED)
+        rows = tracker_results(first, order, has_truth=found.gathered.has_truth, bootstrap=RESAMPLES, seed=SEED)
         results[reference] = {result.name: result for result in rows}
     return results
 

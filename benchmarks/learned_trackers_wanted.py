@@ -70,6 +70,13 @@ TRANSFER_OTHER = {
     "all updates, position": Measure("position_rmse_m", at_most(1.0, 0.93)),
     "all updates, velocity": Measure("velocity_rmse_mps", at_most(1.0, 0.92)),
 }
+# Plots without truth: predicted no worse, speed and direction nearer to what aircraft say themselves.
+HOUR = {
+    "next plot": Measure("next_plot_rmse_m", at_most(1.0)),
+    "next plot, 95th percentile": Measure("next_plot_p95_m"),
+    "BDS 5,0 ground speed": Measure("bds50_ground_speed_rms_mps", at_most(0.9999)),
+    "BDS 5,0 track angle": Measure("bds50_track_angle_rms_deg", at_most(0.9999)),
+}
 COVERAGE_ALL, COVERAGE_PART = Wanted((0.94, 0.96)), Wanted((0.93, 0.97))
 ANEES_ALL = Wanted((0.9, 1.1))
 # Below the IMM's, by more than rounding.
