@@ -17,7 +17,8 @@ Writes results/learned_trackers.csv: a row for each part, set, model, seed and m
 ("must", "target") and what is met ("target", "must" or "no"). The set "suite" is all four together, and its seed "all"
 the mean over a model's seeds, with the least and the greatest. Beside it the figure, as learned_trackers.svg and .png.
 The flights are simulated once and stay in --folder, by settings, so that any number of models may follow. The table is
-written anew after every set. On two cores it takes about six minutes for one small model.
+written anew after every set. Two cores take about seven minutes for a KOSS of size small, twenty for a large one
+(extrapolated from 64 to 256 flights of each set); several models share what the IMMs and the flights cost.
 """
 
 import argparse

@@ -14,6 +14,7 @@ from typing import Any
 from learned_trackers_wanted import (
     ANY,
     AREA,
+    LEAST_SHARE,
     NLL_LESS,
     Measure,
     row,
@@ -31,7 +32,6 @@ from ssrtrack.scoring.sweep import Sweeper
 
 IMMS = {"imm": "imm (mixture noise)", "imm-gated": "imm-gated"}
 RESAMPLES, SEED = 1000, 1
-LEAST_SHARE = 0.01  # of a set's updates: of a smaller band nothing is asked
 CALIBRATION = ("coverage_95", "anees", "coverage_50", "coverage_90", "coverage_99", "nees_in_bounds")
 EFFICIENCY = ("position_efficiency", "velocity_efficiency")
 

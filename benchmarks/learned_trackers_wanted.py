@@ -10,6 +10,7 @@ COLUMNS = (
     "target", "met", "flights", "updates",
 )  # fmt: skip
 SUITE_ROW = "suite"  # the set of a row over all four scenarios
+LEAST_SHARE = 0.01  # of the updates: of less nothing is asked
 BANDS = ("phase bands", "range bands", "speed bands")
 
 
@@ -140,12 +141,12 @@ def _joined(some: list[dict[str, Any]]) -> dict[str, Any]:
     total = sum(one["updates"] for one in some)
     weights = [1.0 / len(some) if ratios else one["updates"] / total for one in some]
     value = mean(some, "value", weights, ratios)
-    known = all(isfinite(one["low"]) and one["low"] > 0.0 for one in some)
+    # A set with next to no updates in a band has no interval of its own, and would hardly change this one.
+    counted = [(w, one) for w, one in zip(weights, some, strict=True) if ratios or w >= LEAST_SHARE]
     interval = None
-    if known:
+    if all(isfinite(one["low"]) and one["low"] > 0.0 for _, one in counted):
         scale = log if ratios else float
-        widths = [0.5 * (scale(one["high"]) - scale(one["low"])) for one in some]
-        width = sqrt(sum((w * half) ** 2 for w, half in zip(weights, widths, strict=True)))
+        width = sqrt(sum((0.5 * w * (scale(one["high"]) - scale(one["low"]))) ** 2 for w, one in counted))
         interval = (value * exp(-width), value * exp(width)) if ratios else (value - width, value + width)
     first = some[0]
     reference_value = nan if ratios else mean(some, "reference_value", weights, False)

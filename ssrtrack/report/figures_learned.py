@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ssrtrack.report.figures_koss import drawn
 from ssrtrack.report.looks import COLOURS, INK, MARKERS, MUTED, PLOT, SHADE
@@ -19,7 +20,7 @@ def learned_figure(rows: Sequence[Row]) -> Figure:
 
     Args:
         rows: of benchmarks/learned_trackers.py, of parts "ratio" and "range bands", "speed bands"; a colour for each
-            model, the suite's sets a little apart from left to right.
+            model, the suite's sets a little apart from top to bottom, by name.
 
     Raises:
         ValueError: no ratio among the rows.
@@ -43,16 +44,22 @@ def learned_figure(rows: Sequence[Row]) -> Figure:
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(models)), fontsize=7.5)
 
-    return drawn(5.2, paint)
+    figure = drawn(5.2, paint)
+    ConstrainedLayoutEngine(w_pad=0.2).execute(figure)  # labels on the left are a little wider than it reckons
+    return figure
 
 
 def _model(row: Row) -> str:
     return f"{row['model']} {row['seed']}".strip()
 
 
+def _sets(rows: Sequence[Row]) -> list[str]:
+    return sorted({str(r["set"]) for r in rows})
+
+
 def _places(rows: Sequence[Row], names: Sequence[str], models: Sequence[str]) -> list[tuple[float, Row, int]]:
     """Where each row's point lies: a step for each name, and inside it the sets and models side by side."""
-    sets = list(dict.fromkeys(r["set"] for r in rows))
+    sets = _sets(rows)
     width = max(1, len(sets) * len(models))
     return [
         (
@@ -84,12 +91,20 @@ def _ratios(axes: Axes, rows: Sequence[Row], models: Sequence[str]) -> None:
                 axes.plot([bound, bound], [at - 0.45, at + 0.45], color=colour, linewidth=1.0)
     _points(axes, rows, names, models, 3.2)
     axes.axvline(1.0, color=MUTED, linewidth=0.8, linestyle=(0, (3.0, 2.0)))
-    short = {"first three scans": "onset", "one scan ahead": "ahead", "straight legs": "straight", "all updates": "all"}
-    labels = [", ".join(short.get(part, part) for part in name.split(", ")) for name in names]
-    axes.set_yticks(range(len(names)), labels, fontsize=7.5)
+    short = {
+        "position": "p",
+        "velocity": "v",
+        "first three scans": "onset",
+        "one scan ahead": "ahead",
+        "straight legs": "straight",
+        "all updates": "all",
+    }
+    labels = [" ".join(short.get(part, part) for part in name.split(", ")) for name in names]
+    axes.set_yticks(range(len(names)), labels)
+    axes.tick_params(axis="y", labelsize=7.5)
     axes.invert_yaxis()
     axes.set_title("RMSE over the better tuned IMM's")
-    axes.set_xlabel("ratio; bars: 95 % over flights; black: asked, grey: aimed at")
+    axes.set_xlabel("ratio (p position, v velocity); black: asked, grey: aimed at")
 
 
 def _coverage(axes: Axes, rows: Sequence[Row], models: Sequence[str]) -> None:
@@ -98,7 +113,10 @@ def _coverage(axes: Axes, rows: Sequence[Row], models: Sequence[str]) -> None:
     axes.axvspan(0.93, 0.97, color=SHADE, linewidth=0.0)
     axes.axvline(0.95, color=MUTED, linewidth=0.8)
     _points(axes, rows, names, models, 2.4)
-    axes.set_yticks(range(len(names)), [name.removeprefix("coverage_95, ") for name in names], fontsize=7.5)
+    axes.set_yticks(range(len(names)), [name.removeprefix("coverage_95, ") for name in names])
+    axes.tick_params(axis="y", labelsize=7.5)
     axes.invert_yaxis()
     axes.set_title("Truth inside the 95 % ellipse")
-    axes.set_xlabel("share; shaded: asked")
+    if len(sets := _sets(rows)) > 1:
+        axes.set_title(f"of each colour from the top: {', '.join(sets)}", loc="right", fontsize=6.5, weight="normal")
+    axes.set_xlabel("share; shaded: asked; bars: 95 % over flights")
