@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
 from functools import partial
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,21 @@ from learned_trackers_hard import case_of, cost_rows, hard_cases, hard_rows, lon
 from learned_trackers_real import data_folder, hour_log, recorded_log
 from learned_trackers_score import calibration_rows, judged, named, ratio_rows, sweep_rows
 from learned_trackers_sets import GAUSSIAN, LONG, SUITE, TRANSFER, Setting, log_of
-from learned_trackers_wanted import ACCURACY, COLUMNS, TRANSFER_ALIKE, TRANSFER_OTHER, over_seeds, over_suite
+from learned_trackers_wanted import (
+    ACCURACY,
+    COLUMNS,
+    NO_NAN,
+    TRANSFER_ALIKE,
+    TRANSFER_OTHER,
+    over_seeds,
+    over_suite,
+    row,
+)
 from learned_trackers_wanted import GAUSSIAN as GAUSSIAN_MEASURES
 from learned_trackers_wanted import HOUR as HOUR_MEASURES
 from setting import RESULTS, setting, write_csv
 
+from ssrtrack.errors import EstimatorError
 from ssrtrack.scoring.degrade import AXES
 from ssrtrack.simulators.processes import Processes
 
@@ -58,7 +68,7 @@ REAL_HOUR = "recorded hour"
 LONG_FLIGHTS, HARD_FLIGHTS = 8, 128
 ORDER = (
     "ratio", "gaussian", "transfer", "real", "calibration", "phase bands", "range bands", "speed bands", "efficiency",
-    "sweep", "hard", "cost",
+    "sweep", "hard", "cost", "failed",
 )  # fmt: skip
 
 
@@ -149,7 +159,12 @@ def judge(asked: argparse.Namespace, models: Models, folder: str, keep: Callable
         begun = {pool.submit(timed, work, name, make, folder, models): (part, name) for part, work, name, make in todo}
         for number, future in enumerate(as_completed(begun), start=1):
             part, name = begun[future]
-            more, simulated_s, judged_s = future.result()
+            try:
+                more, simulated_s, judged_s = future.result()
+            except EstimatorError as error:  # a tracker that says NaN costs this line, not the table
+                print(f"{number}/{len(begun)} {part} {name}: {error}", flush=True)
+                rows.append(row("failed", name, ("any", ""), f"{part}: {error}", nan, wanted=NO_NAN))
+                continue
             rows += more
             print(f"{number}/{len(begun)} {part} {name}: {simulated_s:.1f} s for flights, {judged_s:.1f} s", flush=True)
             keep(rows)

@@ -3,6 +3,7 @@
 import csv
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from math import exp, log, nan
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import learned_trackers_score as scores  # noqa: E402
 import learned_trackers_sets as sets  # noqa: E402
 import learned_trackers_wanted as wanted  # noqa: E402
 
-from ssrtrack.errors import ScoringError  # noqa: E402
+from ssrtrack.errors import EstimatorError, ScoringError  # noqa: E402
 from ssrtrack.filters.bank import Bank  # noqa: E402
 from ssrtrack.filters.run import run  # noqa: E402
 from ssrtrack.models.checkpoint import save_run  # noqa: E402
@@ -220,27 +221,31 @@ def test_what_is_met(asked: wanted.Wanted, value: float, met: str) -> None:
     assert asked.met(value) == met
 
 
+class Here:
+    """In place of processes: the work is done here."""
+
+    def __init__(self, count: int) -> None:
+        assert count == 2
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *what: object) -> None:
+        pass
+
+    def submit(self, function: Any, *given: Any) -> Any:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(function(*given))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
 def test_the_command_writes_table_and_figure(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sweep of one axis and the costs through the command itself; work is done here instead of in processes."""
-
-    class Here:
-        def __init__(self, count: int) -> None:
-            assert count == 2
-
-        def __enter__(self) -> "Here":
-            return self
-
-        def __exit__(self, *what: object) -> None:
-            pass
-
-        def submit(self, function: Any, *given: Any) -> Any:
-            from concurrent.futures import Future
-
-            done: Future[Any] = Future()
-            done.set_result(function(*given))
-            return done
 
     monkeypatch.setattr(script, "Processes", Here)
     monkeypatch.setattr(script, "AXES", {"outliers": None})
@@ -261,3 +266,22 @@ def test_the_command_writes_table_and_figure(
     assert (tmp_path / "learned_trackers.svg").stat().st_size > 10_000
     said = capsys.readouterr().out
     assert "lines are met" in said and "real flights are left out" in said
+
+
+def test_a_tracker_that_cannot_be_scored_costs_its_line_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bad(name: str, log: Path, models: Any) -> Any:
+        raise EstimatorError("tracker 'x' gave NaN")
+
+    monkeypatch.setattr(script, "Processes", Here)
+    monkeypatch.setattr(script, "suite", bad)
+    models = scores.named([str(folder / "plain-3")])
+    few = ["--sets", "tma-4s", "--flights", "8", "--parts", "suite", "gaussian"]
+    rows = script.judge(script.arguments(["--models", *models, *few]), models, str(folder / "flights"), lambda _: None)
+    assert {one["part"] for one in rows} == {"failed", "gaussian"}
+    (failed,) = of(rows, part="failed")
+    assert failed["met"] == "no" and "gave NaN" in failed["measure"]
+    assert script.tell(script.whole(rows)) >= 1 and "gave NaN" in capsys.readouterr().out
+    table = script.table(rows, {"commit": "-"})
+    assert table[-1]["part"] == "failed" and table[-1]["value"] == ""

@@ -117,6 +117,6 @@ def _coverage(axes: Axes, rows: Sequence[Row], models: Sequence[str]) -> None:
     axes.tick_params(axis="y", labelsize=7.5)
     axes.invert_yaxis()
     axes.set_title("Truth inside the 95 % ellipse")
-    if len(sets := _sets(rows)) > 1:
-        axes.set_title(f"of each colour from the top: {', '.join(sets)}", loc="right", fontsize=6.5, weight="normal")
-    axes.set_xlabel("share; shaded: asked; bars: 95 % over flights")
+    sets = _sets(rows)
+    order = f"\nof each colour from the top: {', '.join(sets)}" if len(sets) > 1 else ""
+    axes.set_xlabel(f"share; shaded: asked; bars: 95 % over flights{order}")
