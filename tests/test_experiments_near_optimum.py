@@ -10,6 +10,8 @@ import torch
 from ssrtrack.errors import EstimatorError
 from ssrtrack.experiments import near_optimum_motion as motion
 from ssrtrack.experiments import near_optimum_plots as plots
+from ssrtrack.experiments import near_optimum_scores as scores
+from ssrtrack.experiments.near_optimum import NearOptimum
 from ssrtrack.experiments.near_optimum_prior import Errors, Habits, errors_of, habits_of, strata
 from ssrtrack.simulators.suite import list_suite, load_suite
 from ssrtrack.units import G_MPS2
@@ -242,3 +244,38 @@ def test_refuses_what_it_does_not_know() -> None:
         habits_of(replace(scenario, gusts="light"))
     with pytest.raises(EstimatorError, match="expected one"):
         errors_of(replace(scenario, radar=scenario.radar * 2))
+
+
+def test_follows_flights_of_the_suite_without_losing_one() -> None:
+    """Better than the better IMM, never far off, and as uncertain as it says."""
+    scenario, seed = load_suite("tma-4s")
+    of = scores.suite_flights(scenario, seed, 6, hours=0.2)
+    imms = scores.imm_scores(of)
+    ours = scores.reference_scores(scenario, of, 512, 1)
+    assert ours.rmse("position_rmse_m") < min(s.rmse("position_rmse_m") for s in imms.values())
+    assert ours.rmse("velocity_rmse_mps") < min(s.rmse("velocity_rmse_mps") for s in imms.values())
+    assert ours.worst_m < 1.5 * min(s.worst_m for s in imms.values())
+    assert 0.7 < ours.nees < 1.3 and 0.92 < ours.inside_95 < 0.98
+    found = scores.ratio(ours, imms["imm"], "position_rmse_m", 1)
+    assert found[1] <= found[0] <= found[2]
+
+
+def test_a_flight_with_misses_and_a_long_silence_goes_on() -> None:
+    """Misses only predict, a silence of a minute widens the covariance, and the same seed gives the same bits."""
+    scenario, seed = load_suite("degraded")
+    of = scores.suite_flights(scenario, seed, 2, hours=0.2)
+    z = of.z.select((slice(None), slice(0, 30)))
+    valid, time_s = z.valid.copy(), z.time_s.copy()
+    valid[:, 12:15] = False
+    time_s[:, 20:] += 60.0
+    z = replace(z, valid=valid, time_s=time_s)
+    reference = NearOptimum(habits_of(scenario), errors_of(scenario), 64, 3)
+    one, two = reference.run_batch(z), reference.run_batch(z)
+    assert np.array_equal(one.mean, two.mean, equal_nan=True)
+    assert np.isfinite(one.mean[np.isfinite(time_s)]).all()
+    assert np.array_equal(one.mean[:, 13], one.predicted_mean[:, 13])
+    assert np.all(one.predicted_covariance[:, 20, 0, 0] > 4.0 * one.covariance[:, 19, 0, 0])
+    with pytest.raises(EstimatorError, match="at least 2"):
+        replace(reference, particles=1).run_batch(z)
+    with pytest.raises(EstimatorError, match="time order"):
+        reference.run_batch(replace(z, time_s=-np.abs(time_s)))
