@@ -143,12 +143,9 @@ def work_of(asked: argparse.Namespace) -> list[tuple[str, Work, str, Make]]:
 
 
 def costs(asked: argparse.Namespace, models: Models, folder: str) -> Rows:
-    """What a step costs, in this process, alone on the machine, with two threads."""
-    import torch
-
-    torch.set_num_threads(asked.threads)
+    """What a step costs, in this process, alone on the machine."""
     log = log_of(SUITE[asked.sets[0]], min(HARD_FLIGHTS, asked.flights), Path(folder))
-    return cost_rows(case_of(log, plots=90), models)
+    return cost_rows(case_of(log, plots=90), models, asked.threads)
 
 
 def judge(asked: argparse.Namespace, models: Models, folder: str, keep: Callable[[Rows], None]) -> Rows:
@@ -218,7 +215,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", default=list(SUITE), choices=list(SUITE), metavar="SET")
     parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, metavar="PART")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--threads", type=int, default=2, help="of the timing, which runs alone")
+    parser.add_argument("--threads", type=int, default=2, help="of the timing, beside one thread")
     parser.add_argument("--output", type=Path, default=RESULTS / "learned_trackers.csv")
     parser.add_argument("--figures", type=Path, default=RESULTS, help="folder of the figure")
     return parser.parse_args(given)

@@ -261,7 +261,9 @@ def test_the_command_writes_table_and_figure(
     (area,) = [one for one in table if one["part"] == "sweep"]
     assert area["measure"] == "outliers" and float(area["value"]) >= 1.0 - 1e-5 and area["met"] == "no"
     costs = {one["measure"]: one for one in table if one["part"] == "cost"}
-    assert float(costs["step"]["value"]) > 0.0 and float(costs["state of a track"]["value"]) < 65536
+    steps = costs["step, 1 thread"], costs["step, 2 threads"]
+    assert sum(one["must"] == "<= 10" for one in steps) == 1 and all(float(one["value"]) > 0.0 for one in steps)
+    assert float(costs["state of a track"]["value"]) < 65536
     assert float(costs["file of weights"]["value"]) == scores.file_octets(str(folder / "plain-3"))
     assert (tmp_path / "learned_trackers.svg").stat().st_size > 10_000
     said = capsys.readouterr().out
