@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from ssrtrack.experiments.near_optimum_prior import EDGE_SIGMA_M, SURPRISE_MPS, Habits
+from ssrtrack.experiments.near_optimum_prior import EDGE_SIGMA_M, SURPRISE_SHARE, Habits
 from ssrtrack.units import G_MPS2
 
 Tensor = torch.Tensor
@@ -109,11 +109,13 @@ def predicted(p: Particles, habits: Habits, step_s: Tensor, rng: torch.Generator
     draw = Draws(rng, (p.flow.shape[0], p.flow.shape[1]))
     dt = step_s[:, None]
     p = _with_onsets(_with_futures(p, habits, draw), habits, dt, draw)
-    p = _ended(_moved(p, habits, dt), habits, dt)
+    # A few doubt their velocity before they move, so that a plot where no other particle is finds one at once.
     doubted = (draw.uniform() < habits.surprise) & (dt > 0.0)
     spread = torch.zeros(SIZE, dtype=torch.float64, device=p.mean.device)
-    spread[2:4] = SURPRISE_MPS**2
-    return replace(p, covariance=p.covariance + doubted[..., None, None] * torch.diag(spread))
+    spread[2:4] = SURPRISE_SHARE**2
+    size = (doubted * p.speed_mps**2)[..., None, None]
+    p = replace(p, covariance=p.covariance + size * torch.diag(spread))
+    return _ended(_moved(p, habits, dt), habits, dt)
 
 
 def rolled(bank_rad: Tensor, rate_radps: float, time_s: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from ssrtrack.units import AZIMUTH_LSB_RAD, DEG_RAD, FL_M, FPM_MPS, KT_MPS, NM_M
 
 Tensor = torch.Tensor
 STRATA = (0.55, 0.33, 0.1, 0.02)  # shares of a Student's t, from the narrowest; the last one is its tail
-SURPRISE, SURPRISE_MPS = 1e-3, 15.0  # share of particles, at every plot, whose velocity is doubted, and by how much
+SURPRISE, SURPRISE_SHARE = 3e-3, 0.25  # share of particles that doubt their velocity, by so much of the speed, a plot
 EDGE_SIGMA_M = 1000.0  # what the scenario's own planning on a plane leaves unsaid of where its circle ends
 
 
