@@ -151,7 +151,7 @@ def by_largest(H0, row, heads, h, DP: tl.constexpr, OT: tl.constexpr):
     d = tl.arange(0, DP)
     at = H0 + (tl.cast(row, tl.int64) * heads + h) * DP * DP
     e = power(tl.max(tl.abs(tl.load(at + d * (DP + 1)).to(tl.float32)), 0))
-    return (tl.load(at + d[:, None] * DP + d[None, :]).to(tl.float32) * (1.0 / e)).to(OT), e
+    return (tl.load(square(H0, row, heads, h, d, d, DP, DP)).to(tl.float32) * (1.0 / e)).to(OT), e
 
 
 @triton.jit

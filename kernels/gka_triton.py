@@ -190,8 +190,9 @@ def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
     if offsets is not None:
         table = _tabled(offsets, T, chunk)
         chunks = span = len(table[2])
-    ahead = span
-    if span is None or ahead is None:
+    if span is not None:
+        ahead = span
+    else:
         states = DP * DP + DP * VP
         free = 2 * states * chunks * inputs.sequences * heads * dtype.itemsize <= FREE
         back = triton.cdiv(2 * states, int(SHARE * chunk * (6 * D + 3 * V)))
