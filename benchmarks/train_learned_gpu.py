@@ -4,10 +4,10 @@
     python benchmarks/train_learned_gpu.py --models koss "koss:innovate=false" "gru:learning_rate=3e-3" --seed 1 2
 
 Each model is a process of its own that does what `ssrtrack train … -s spread` does, with as many weights as KOSS of
-that size; `--side` of them share the card at a time, each for the same time by the wall clock. All stop so that
-everything is over `--seconds` after the start: the learning rate has fallen by then, and the best weights lie in
-RUNS/NAME-SEED, a folder that `ssrtrack evaluate -t` takes. A process that is late or fails costs its own row alone; its
-best weights so far are kept. RUNS/NAME-SEED.log has a line for every validation as it happens.
+that size; `--side` of them run at a time, dealt out to the GPUs there are, each for the same time by the wall clock.
+All stop so that everything is over `--seconds` after the start: the learning rate has fallen by then, and the best
+weights lie in RUNS/NAME-SEED, a folder that `ssrtrack evaluate -t` takes. A process that is late or fails costs its
+own row alone; its best weights so far are kept. RUNS/NAME-SEED.log has a line for every validation as it happens.
 
 Before its first step a model must score as its base filter does, or it gets no row. Ratios are of RMSE over the better
 of the two tuned IMMs (mixture noise, gate) on each setting of the suite's validation splits, on which the best weights
@@ -238,9 +238,11 @@ def honesty(held: HeldOut, folder: Path) -> list[tuple[float, float]]:
     return [(float(nees / count), float(inside / count)) for nees, inside, count in totals]
 
 
-def begun(job: dict[str, Any]) -> "subprocess.Popen[bytes]":
-    """The job's process; its row comes in a file beside its folder."""
+def begun(job: dict[str, Any], number: int) -> "subprocess.Popen[bytes]":
+    """The job's process, the `number`-th of those that run; its row comes in a file beside its folder."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    if job["device"] == "cuda" and (gpus := torch.cuda.device_count()) > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
     return subprocess.Popen([sys.executable, __file__, "--job", json.dumps(job)], env=environment)
 
 
@@ -271,7 +273,7 @@ def run_all(jobs: list[dict[str, Any]], given: argparse.Namespace, shared: dict[
         until = time.time() + (end - time.time()) / (len(rounds) - number)
         for job in some:
             job["until"] = until
-        started = [(job, begun(job)) for job in some]
+        started = [(job, begun(job, n)) for n, job in enumerate(some)]
         rows += [finished(job, process) for job, process in started]
         write_csv(given.output, [{c: row.get(c, "") for c in COLUMNS} | shared for row in rows], told=False)
     return rows
