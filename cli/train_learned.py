@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-_WITH_RESUME = {"resume", "device", "workers", "tensorboard"}
+_WITH_RESUME = {"resume", "device", "workers", "tensorboard", "learning_rate"}
 _RECIPE = (
     "size", "base", "steps", "minutes", "batch", "window", "learning_rate", "dtype", "seed", "validate_every",
     "patience", "loss",
@@ -46,7 +46,8 @@ def train_learned(context: typer.Context, command: str, given: Mapping[str, Any]
             scalars=scalars,
         )
         if resume is not None:
-            outcome = resume_koss(output, telling=telling, created=now_utc(), **where)
+            rate = only_changed(context, {"learning_rate": ("learning_rate", given["learning_rate"])})
+            outcome = resume_koss(output, telling=telling, created=now_utc(), **rate, **where)
         else:
             recipe = Recipe(**{name: given[name] for name in _RECIPE}, network=network_of(given, own))
             data = data_of(given["scenario"], given["logs"] or [], given["validation"] or [], given["flights"])
@@ -91,7 +92,7 @@ def _told_how_to_go_on(run: Path, command: str) -> Iterator[None]:
 
 
 def _only_with_resume(context: typer.Context) -> None:
-    """A run goes on as it was begun: its own options cannot change."""
+    """A run goes on as it was begun: of its own options the learning rate alone may change, should it diverge."""
     names = context.params
     given = [name for name in names if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
     if foreign := [name for name in given if name not in _WITH_RESUME]:

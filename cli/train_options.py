@@ -32,7 +32,9 @@ Steps = Annotated[
 ]
 Batch = Annotated[int, typer.Option(help="Windows in a step, over all processes.", min=1, rich_help_panel=_TRAINING)]
 Window = Annotated[int, typer.Option(help="Plots in a window.", rich_help_panel=_TRAINING)]
-LearningRate = Annotated[float, typer.Option(help="Highest learning rate.", rich_help_panel=_TRAINING)]
+LearningRate = Annotated[
+    float, typer.Option(help="Highest learning rate; with --resume, from there on.", rich_help_panel=_TRAINING)
+]
 Loss = Annotated[
     str, typer.Option(help="nll (of the truth), mse, or nll+mse: both.", rich_help_panel=_TRAINING, show_default=True)
 ]

@@ -16,7 +16,8 @@ from ssrtrack.errors import CheckpointError, EstimatorError, ScenarioError, Ssrt
 from ssrtrack.io.hdf5 import LogWriter, Provenance
 from ssrtrack.scoring.evaluate import evaluate
 from ssrtrack.simulators.scenario import parse_scenario, radars, simulate
-from ssrtrack.training import loop_data, loop_koss
+from ssrtrack.training import loop, loop_data, loop_koss
+from ssrtrack.training.loop_recipe import Recipe
 from tests.training_fixture import TEXT, scenario
 
 APP = typer.Typer()
@@ -172,6 +173,32 @@ def test_a_finished_run_is_resumed_to_the_same_end(folder: Path) -> None:
     assert [(folder / "run" / n).read_text() for n in ("steps.csv", "progress.csv", "config.json")] == before
 
 
+def test_a_run_goes_on_at_a_lower_learning_rate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stays the run that it is: a third start takes the rate of the second."""
+    stopped = 2
+
+    def step(training: loop.Training, rate: float) -> float:
+        if training.at.step == stopped:
+            training._save()
+            raise KeyboardInterrupt
+        return real(training, rate)
+
+    real = loop.Training._step
+    monkeypatch.setattr(loop.Training, "_step", step)
+    begun = ["-s", "small.toml", "-o", "run", *QUICK, "--steps", "5"]
+    go_on = ["--resume", "run"]
+    for stopped, arguments in ((2, begun), (4, [*go_on, "--learning-rate", "8e-4"]), (9, go_on)):
+        done = CliRunner().invoke(APP, [*arguments, "--workers", "0"])
+        assert done.exit_code == (130 if stopped < 5 else 0), done.output
+    with (folder / "run" / "steps.csv").open(newline="") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    recipe = Recipe(steps=5)
+    usual = [recipe.rate(k / 5, k) for k in range(5)]
+    assert rates == pytest.approx([*usual[:2], *(0.1 * rate for rate in usual[2:])])
+    done = CliRunner().invoke(APP, ["--resume", "run", "--learning-rate", "-1"])
+    assert isinstance(done.exception, TrainingError) and "learning_rate is -1" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "named"),
     [
@@ -204,8 +231,8 @@ def test_a_run_is_neither_replaced_nor_changed_unasked(folder: Path) -> None:
     call("-s", "small.toml", "-o", "run", *QUICK)
     with pytest.raises(TrainingError, match="--resume run to go on"):
         call("-s", "small.toml", "-o", "run", *QUICK)
-    done = CliRunner().invoke(APP, ["--resume", "run", "--learning-rate", "1"])
-    assert done.exit_code == 2 and "--learning-rate cannot go with --resume" in done.output.replace("\n", " ")
+    done = CliRunner().invoke(APP, ["--resume", "run", "--batch", "8"])
+    assert done.exit_code == 2 and "--batch cannot go with --resume" in done.output.replace("\n", " ")
     call("-s", "small.toml", "-o", "run", "--force", *QUICK)
     config = folder / "run" / "config.json"
     for wrong in ('{"format": "ssrtrack-run-9"}', json.dumps({**json.loads(config.read_text()), "data": {}})):

@@ -3,11 +3,9 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from math import nan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -24,7 +22,6 @@ from ssrtrack.simulators.scenario import radars, simulate
 from ssrtrack.training import loop, loop_data, loop_graph, loop_koss
 from ssrtrack.training.flown_simulated import simulated_flights
 from ssrtrack.training.flown_tensors import to_flown
-from ssrtrack.training.loop_folder import new_folder
 from ssrtrack.training.loop_model import LOSSES, config_of, new_model
 from ssrtrack.training.loop_recipe import Recipe
 from tests.training_fixture import ALONE, TEXT, imm, plan, scenario
@@ -218,28 +215,6 @@ def test_a_training_follows_the_loss_of_its_recipe(monkeypatch: pytest.MonkeyPat
             bank = imm()
             loop.Training(recipe, new_model("tiny", bank, 4.0, 1), bank, flights, None, ALONE)._step(1e-3)
     assert seen == list(LOSSES.values())
-
-
-def test_a_batch_that_goes_wrong_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = new_folder(tmp_path / "run", {}, force=False)
-    real = loop_graph.loss_of
-
-    def wrong(*given: Any) -> Any:
-        loss, count = real(*given)
-        return loss * nan, count
-
-    monkeypatch.setattr(loop_graph, "loss_of", wrong)
-    recipe = Recipe(size="tiny", steps=5, batch=4, window=20)
-    with simulated_flights(replace(plan(), batch=4, length=20), workers=0) as flights:
-        bank = imm()
-        training = loop.Training(recipe, new_model("tiny", bank, 4.0, 1), bank, flights, None, ALONE, run)
-        before = {name: value.clone() for name, value in training.model.state_dict().items()}
-        for _ in range(3):
-            training._step(1e-3)
-        with np.load(run.path / "bad-batch-0.npz") as kept:
-            np.testing.assert_array_equal(kept["position_m"], flights.windows(0).position_m)
-    assert [p.name for p in run.path.glob("bad-batch-*")] == ["bad-batch-0.npz"]  # the first of a row of them
-    assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
 
 
 def test_a_recipe_of_before_there_were_networks_is_read() -> None:

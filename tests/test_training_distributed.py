@@ -1,4 +1,4 @@
-"""Two processes under torchrun: the losses of one process with the same batch, and one of them writes."""
+"""Two processes under torchrun: the losses of one with the same batch; one of them writes; a bad loss stops both."""
 
 import csv
 import json
@@ -34,10 +34,26 @@ data = data_of(scenario, [], [])
 said = train_koss(data, recipe, output, device="cpu", workers=0, telling=telling).summary
 print(f"summary {said}", flush=True)  # in one piece: the other process may speak between two
 """
+# In one process of two a loss is not finite, at the third step.
+BROKEN = """
+import os
+from ssrtrack.errors import TrainingError
+from ssrtrack.training import loop
+real, steps = loop.loss_of, []
+def loss_of(*given, **more):
+    steps.append(1)
+    loss, plots = real(*given, **more)
+    return loss * (float("nan") if os.environ["RANK"] == "1" and len(steps) == 3 else 1.0), plots
+loop.loss_of = loss_of
+try:
+    train_koss(data, recipe, Path("broken"), device="cpu", workers=0)
+except TrainingError as error:
+    print(f"stopped: {error}", flush=True)
+"""
 
 
 def trained(folder: Path, processes: int) -> str:
-    (folder / "script.py").write_text(SCRIPT)
+    (folder / "script.py").write_text(SCRIPT + (BROKEN if processes > 1 else ""))
     (folder / "small.toml").write_text(TEXT)
     launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *launch, "script.py", "small.toml", f"run{processes}"]
@@ -68,6 +84,11 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     # One process alone speaks and writes.
     assert said[2].count("line step 4") == 1 and said[2].count("summary On held-out flights") == 1
     assert json.loads((two / "model.json").read_text())["training"]["batch"] == 8
+    # What one of them finds stops both, and each keeps its part.
+    for rank in (0, 1):
+        assert f"bad-batch-3-{rank}.npz" in said[2] and (tmp_path / "broken" / f"bad-batch-3-{rank}.npz").exists()
+    assert said[2].count("stopped: the loss of step 3 is not finite") == 2
+    assert len(column(tmp_path / "broken" / "steps.csv", "loss")) == 3
 
 
 def test_devices_by_name() -> None:

@@ -1,4 +1,4 @@
-"""The loop: it begins at the base filter, gets better than it, survives bad gradients, and can be resumed exactly."""
+"""The loop: it begins at the base filter, gets better than it, stops at a bad gradient, and can be resumed exactly."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf, nan
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,23 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ssrtrack.errors import CheckpointError, TrainingError
+from ssrtrack.models.provenance import Sources
+from ssrtrack.models.residual_inputs import Flown
 from ssrtrack.training import loop, loop_graph
 from ssrtrack.training.flown_simulated import held_out_flights, simulated_flights
 from ssrtrack.training.flown_tensors import to_flown
 from ssrtrack.training.loop import Report, Training, Watch
-from ssrtrack.training.loop_folder import RunFolder, new_folder, open_folder, sole_use
-from ssrtrack.training.loop_model import groups, new_model
+from ssrtrack.training.loop_ahead import Batches, Flights
+from ssrtrack.training.loop_broken import broken_step
+from ssrtrack.training.loop_folder import RunFolder, new_folder
+from ssrtrack.training.loop_model import groups, loss_of, new_model
 from ssrtrack.training.loop_recipe import LAST_RATE, Recipe
+from ssrtrack.training.loop_store import Store
 from ssrtrack.training.loop_validation import HeldOut, held_out
+from ssrtrack.training.resume import write_state
 from tests.training_fixture import ALONE, imm, plan
 
 SHORT = Recipe(size="tiny", steps=12, batch=8, window=40, validate_every=5, warmup=0.2)
@@ -107,31 +114,87 @@ def test_recipes_survive_json() -> None:
             Recipe.from_dict(damaged)
 
 
-def test_a_bad_gradient_is_skipped_and_many_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = training(SHORT, None)
-    real, bad = loop_graph.loss_of, {2, 3}
+@dataclass(frozen=True)
+class Poisoned:
+    """Flights of which one plot, of batch number `at`, has no range."""
 
-    def sometimes(*arguments: Any) -> Any:
-        loss, plots = real(*arguments)
-        return loss * (nan if run.at.step in bad else 1.0), plots
+    flights: Flights
+    at: int
 
-    monkeypatch.setattr(loop_graph, "loss_of", sometimes)
-    before: dict[int, list[torch.Tensor]] = {}
-    step = run._step
+    def windows(self, k: int) -> Flown:
+        batch = self.flights.windows(k)
+        flown = batch if isinstance(batch, Flown) else to_flown(batch)
+        if k == self.at:
+            flown.range_m[2, 5] = nan
+        return flown
 
-    def watched(rate: float) -> float:
-        before[run.at.step] = [p.detach().clone() for p in run.model.parameters()]
+
+def test_what_is_not_finite_stops_the_run_at_once_and_is_kept(tmp_path: Path, validation: HeldOut) -> None:
+    """What was saved before stays as it was; the step can be taken again from the file."""
+    folder = new_folder(tmp_path / "run", {}, force=False)
+    run = training(SHORT, validation, folder=folder)
+    run.watch = Watch(best=Store(folder.path, run.bank, {}, Sources()).keep)
+    run.flights, step = Poisoned(run.flights, 7), run._step
+    saved: dict[str, bytes] = {}
+    weights: dict[str, torch.Tensor] = {}
+    run._batches = Batches(run.flights, run.bank, ALONE.device)
+
+    def saving(rate: float) -> float:
+        if run.at.step == 6:
+            run._save()
+            saved.update({p.name: p.read_bytes() for p in folder.path.iterdir()})
+        if run.at.step == 7:
+            weights.update({name: value.clone() for name, value in run.model.state_dict().items()})
         return step(rate)
 
-    monkeypatch.setattr(run, "_step", watched)
+    run._step = saving  # type: ignore[method-assign]
+    told = r"loss of step 8 is not finite .*bad-batch-8\.npz; .*broken_step.*--resume \S*run --learning-rate 0\.0027"
+    with pytest.raises(TrainingError, match=told):
+        run.run()
+    assert all(torch.equal(value, weights[name]) for name, value in run.model.state_dict().items())
+    there = {p.name: p.read_bytes() for p in folder.path.iterdir()}
+    assert set(there) == set(saved) | {"bad-batch-8.npz"} and {"last.safetensors", "model.json"} <= set(saved)
+    assert [name for name in saved if there[name] != saved[name]] == ["steps.csv"]  # which has grown
+    assert [row["step"] for row in losses(folder.path)] == [str(k) for k in range(1, 9)]
+    assert losses(folder.path)[-1]["loss"] == "nan"
+
+    model, base, flown = broken_step(folder.path / "bad-batch-8.npz")
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    np.testing.assert_array_equal(flown.position_m, run.flights.windows(7).position_m)
+    assert torch.isnan(flown.range_m[2, 5]) and not torch.isfinite(loss_of(model, base, flown)[0])
+    (folder.path / "bad-batch-9.npz").write_bytes(b"PK")
+    with pytest.raises(CheckpointError, match=r"bad-batch-9\.npz: holds no batch"):
+        broken_step(folder.path / "bad-batch-9.npz")
+
+    again = training(SHORT, validation, folder=RunFolder(folder.path))
+    again.resume()
+    assert again.at.step == 6 and len(losses(folder.path)) == 6
+    again.run()
+    assert again.at.step == 12
+
+
+def test_a_gradient_alone_stops_a_run_without_a_folder_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, real = training(SHORT, None), loss_of
+
+    def steep(model: nn.Module, *given: Any) -> Any:
+        loss, plots = real(model, *given)
+        if run.at.step == 2:  # the root of 0 has no slope
+            loss = loss + (0.0 * next(model.parameters())).sum().abs().sqrt()
+        return loss, plots
+
+    monkeypatch.setattr(loop_graph, "loss_of", steep)
+    with pytest.raises(TrainingError, match=r"gradient of step 3 is not finite \(loss .*\d.*nan\).*Begin anew"):
+        run.run()
+    assert run.at.step == 2 and all(torch.isfinite(p).all() for p in run.model.parameters())
+
+
+def test_a_state_that_counted_steps_left_out_is_read(tmp_path: Path) -> None:
+    folder = new_folder(tmp_path / "run", {}, force=False)
+    run = training(replace(SHORT, steps=2), None, folder=folder)
     run.run()
-    same = [all(torch.equal(a, b) for a, b in zip(before[k], before[k + 1], strict=True)) for k in range(11)]
-    assert same == [k in bad for k in range(11)] and run.at.skipped == 0
-    assert all(torch.isfinite(p).all() for p in run.model.parameters())
-    bad |= set(range(100))
-    with pytest.raises(TrainingError, match="not finite for 20 steps in a row"):
-        again = run = training(replace(SHORT, steps=40), None)
-        again.run()
+    write_state(folder.state, run.model, run.optimizer, {**run.at.facts(), "skipped": 3}, folder.run)
+    run.resume()
+    assert run.at.step == 2
 
 
 def test_a_run_stops_when_nothing_gets_better(validation: HeldOut, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,36 +378,3 @@ def test_biases_and_time_constants_do_not_decay() -> None:
     assert len(decaying) + len(free) == len(names)
     assert not [n for n in decaying if n.rsplit(".", 1)[-1] in ("bias", "b1", "log_rate", "skip", "gain_gap")]
     assert {n.rsplit(".", 1)[-1] for n in decaying} == {"weight", "w1", "w2", "taps"}
-
-
-def test_a_folder_in_use_is_neither_replaced_nor_shared(tmp_path: Path) -> None:
-    run = new_folder(tmp_path / "run", {}, force=False)
-    with sole_use(run.path):
-        for attempt in (lambda: new_folder(run.path, {}, force=True), lambda: sole_use(run.path).__enter__()):
-            with pytest.raises(TrainingError, match="another process trains in it"):
-                attempt()
-    new_folder(run.path, {}, force=True)
-
-
-def test_a_folder_is_never_overwritten_unasked(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    new_folder(run, {"a": 1}, force=False)
-    assert open_folder(run)[1] == {"a": 1}
-    with pytest.raises(TrainingError, match=r"holds a run\).*--resume"):
-        new_folder(run, {}, force=False)
-    (run / "steps.csv").write_text("step\n1\n")
-    new_folder(run, {"b": 2}, force=True)
-    assert open_folder(run)[1] == {"b": 2} and not (run / "steps.csv").exists()
-    (run / "thesis.tex").write_text("years of work")
-    for force in (True, False):
-        with pytest.raises(TrainingError):
-            new_folder(run, {}, force=force)
-    assert (run / "thesis.tex").read_text() == "years of work" and open_folder(run)[1] == {"b": 2}
-    with pytest.raises(TrainingError, match="is a file"):
-        new_folder(run / "thesis.tex", {}, force=True)
-    with pytest.raises(TrainingError, match="holds no run"):
-        open_folder(tmp_path)
-    for damaged in ("{", "[]"):
-        (run / "config.json").write_text(damaged)
-        with pytest.raises(CheckpointError, match=r"config\.json"):
-            open_folder(run)

@@ -6,7 +6,7 @@ state, so a run by steps that was killed and resumed has the losses of one that 
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from math import isfinite, log
 from time import monotonic
 from typing import Any
@@ -19,6 +19,7 @@ from ssrtrack.filters.bank import Bank
 from ssrtrack.models.residual_inputs import Base, Flown
 from ssrtrack.training.distributed import Ranks
 from ssrtrack.training.loop_ahead import Batches, Flights
+from ssrtrack.training.loop_broken import keep_broken
 from ssrtrack.training.loop_folder import PROGRESS, STEPS, RunFolder, writing
 from ssrtrack.training.loop_graph import Gradient
 from ssrtrack.training.loop_model import LOSSES, estimates, groups, keep_within_bounds, loss_of
@@ -27,7 +28,7 @@ from ssrtrack.training.loop_validation import Errors, HeldOut, errors_of, joined
 from ssrtrack.training.resume import read_state, write_state
 
 SAVE_S = 5.0  # between saved states: what a kill costs at most
-MOST_SKIPPED = 20  # steps in a row without a finite gradient
+LOWER = 3.0  # divides the learning rate: advice to a run that broke
 LEAST_GAIN = 1e-5  # in the mean logarithm of the ratios: less is rounding
 VALIDATIONS = 20  # in a run, unless the recipe says how many steps lie between them
 MOST_SHARE = 0.1  # of the time of a run by minutes that validations may take
@@ -39,7 +40,6 @@ class Position:
 
     step: int = 0
     seconds: float = 0.0
-    skipped: int = 0
     loss: float = float("nan")  # of the last step
     validated: int = -1  # step of the last validation
     validated_s: float = 0.0  # when it began
@@ -144,7 +144,9 @@ class Training:
             raise TrainingError("a run without a folder has nothing to resume from; give it one")
         # A run that was killed before its first state begins again.
         if self.folder.state.exists():
-            self.at = Position(**read_state(self.folder.state, self.model, self.optimizer, self.folder.run))
+            facts = read_state(self.folder.state, self.model, self.optimizer, self.folder.run)
+            facts.pop("skipped", None)  # the first states counted steps left out
+            self.at = Position(**facts)
         self.ranks.wait()  # nobody may still read what the leader now changes
         if self.ranks.leads:
             self.folder.cut_to(self.at.step, self.at.validated)
@@ -153,7 +155,8 @@ class Training:
         """Train to the end of the recipe; returns the last validation (None where another process leads).
 
         Raises:
-            TrainingError: the gradient is not finite for MOST_SKIPPED steps in a row, or the folder cannot be written.
+            TrainingError: a loss or a gradient is not finite: the folder keeps that batch, the state saved last and the
+                best model; or the folder cannot be written.
         """
         recipe, report, begun, saved = self.recipe, None, monotonic() - self.at.seconds, monotonic()
         while True:
@@ -205,16 +208,17 @@ class Training:
         if self.ahead:
             self._batches.prepare(self.at.step + 1)  # before the device is waited for
         norm, whole = float(length), float(loss)
-        if not (isfinite(norm) or self.at.skipped) and self.folder is not None and self.ranks.leads:
-            self.folder.keep_batch(self.at.step, {f.name: getattr(flown, f.name) for f in fields(Flown)})
-        self._apply(norm)
+        row = {"loss": whole, "gradient_norm": norm, "learning_rate": rate}
+        if self.ranks.leads and self.folder is not None:
+            self.folder.add(STEPS, {"step": self.at.step + 1} | row)
+        if not (isfinite(whole) and isfinite(norm)):  # of all processes together, so all stop here
+            raise self._broken(flown, row)
+        self.optimizer.step()
+        keep_within_bounds(self.model)
         self.optimizer.zero_grad(set_to_none=True)
         self.at.step += 1
         if self.ranks.leads:
-            row = {"loss": whole, "gradient_norm": norm, "learning_rate": rate}
             self.watch.scalars(self.at.step, row)
-            if self.folder is not None:
-                self.folder.add(STEPS, {"step": self.at.step} | row)
         return whole
 
     def _differentiated(self, base: Base, flown: Flown) -> torch.Tensor:
@@ -232,20 +236,28 @@ class Training:
         (loss * (plots * self.ranks.world / max(total, 1.0))).backward()  # type: ignore[no-untyped-call]
         return loss.new_tensor(self.ranks.total(float(loss.detach()) * plots) / max(total, 1.0))
 
-    def _apply(self, norm: float) -> None:
-        """Let the optimiser use the gradient, unless it is not finite: then all processes see that alike."""
-        if not isfinite(norm):
-            self.at.skipped += 1
-            if self.at.skipped >= MOST_SKIPPED:
-                raise TrainingError(
-                    f"the gradient is not finite for {self.at.skipped} steps in a row (now step {self.at.step}): the "
-                    "training has diverged; begin anew with a lower --learning-rate (the run's folder holds the first "
-                    "batch that went wrong)"
-                )
-            return
-        self.at.skipped = 0
-        self.optimizer.step()
-        keep_within_bounds(self.model)
+    def _broken(self, flown: Flown, row: dict[str, float]) -> TrainingError:
+        """Why the run stops at this batch. Keeps it and the weights it met; the state saved last stays as it is.
+
+        That state is some seconds older: from here a resumed run would meet the same batch with the same weights.
+        """
+        step, what = self.at.step + 1, "the gradient" if isfinite(row["loss"]) else "the loss"
+        said = f"{what} of step {step:,} is not finite (loss {row['loss']:g}, norm of the gradient "
+        said += f"{row['gradient_norm']:g}), so the run has stopped before the weights took it. "
+        if self.folder is None:
+            return TrainingError(said + "Begin anew with a lower learning rate, in a folder, which keeps such a batch")
+        try:
+            part = self.ranks.rank if self.ranks.world > 1 else None
+            file = keep_broken(self.folder, step, self.model, flown, part)
+            said += f"Its flights and weights are in {file}; ssrtrack.training.loop_broken.broken_step reads them. "
+            if self.ranks.leads:
+                with writing(self.folder.path):
+                    self.folder.flush()
+        except TrainingError as error:  # the other processes wait all the same
+            said += f"What it met is not kept: {error}. "
+        self.ranks.wait()  # a launcher ends all processes with the first
+        lower = f"--resume {self.folder.path} --learning-rate {self.recipe.learning_rate / LOWER:.2g}"
+        return TrainingError(said + f"Last good state and best model are untouched; go on from there with {lower}")
 
     def _precision(self) -> AbstractContextManager[Any]:
         if self.recipe.dtype == "bf16":

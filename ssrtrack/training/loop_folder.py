@@ -5,7 +5,7 @@ steps.csv      a row for every step: loss, norm of the gradient, learning rate
 progress.csv   a row for every validation: errors beside the base filter's and the reference's
 last.safetensors                  the state to go on from
 model.json, model-*.safetensors   the best model so far: what `evaluate -t` takes
-bad-batch-STEP.npz                flights whose gradient was not finite, if there were any
+bad-batch-STEP.npz                what the run stopped at, if a loss or gradient was not finite: flights and weights
 """
 
 import csv
@@ -72,11 +72,12 @@ class RunFolder:
                 _append(self.path / name, rows)
                 rows.clear()
 
-    def keep_batch(self, step: int, columns: Mapping[str, Any]) -> None:
-        """Store the tensors of a batch that went wrong, by name, so that it can be looked into."""
+    def keep_batch(self, step: str, columns: Mapping[str, Any]) -> Path:
+        """Store the tensors of a step that went wrong, by name, so that it can be looked into; returns the file."""
+        file = self.path / f"bad-batch-{step}.npz"
         with writing(self.path):
-            arrays = {name: value.cpu().numpy() for name, value in columns.items() if value is not None}
-            np.savez(self.path / f"bad-batch-{step}.npz", **arrays)
+            np.savez(file, **{name: value.cpu().numpy() for name, value in columns.items() if value is not None})
+        return file
 
     def cut_to(self, step: int, validated: int) -> None:
         """Drop rows after these steps, which a killed run wrote and its successor will write again.

@@ -30,7 +30,17 @@ from ssrtrack.training.loop_data import (
     groups_of,
     sources_trained_on,
 )
-from ssrtrack.training.loop_folder import RunFolder, check_free, digest_of, new_folder, open_folder, sole_use
+from ssrtrack.training.loop_folder import (
+    CONFIG,
+    RunFolder,
+    check_free,
+    digest_of,
+    new_folder,
+    open_folder,
+    sole_use,
+    write_json,
+    writing,
+)
 from ssrtrack.training.loop_model import new_model
 from ssrtrack.training.loop_recipe import Recipe
 from ssrtrack.training.loop_store import Store
@@ -38,6 +48,7 @@ from ssrtrack.training.loop_telling import SILENT, Telling
 from ssrtrack.training.loop_validation import held_out, ratio_interval
 
 FORMAT = "ssrtrack-run-2"
+RATE = "learning_rate"  # in config.json, of a run that goes on at another than its recipe's
 REFERENCE = "imm"  # the tuned IMM, beside which every validation stands
 
 
@@ -119,12 +130,16 @@ def resume_koss(
     workers: int = 1,
     telling: Telling = SILENT,
     created: str = "",
+    learning_rate: float | None = None,
 ) -> Outcome:
     """Go on with a run that was stopped, from its last saved state.
 
+    Args:
+        learning_rate: from here on, for a run that diverged; by default what it was.
+
     Raises:
-        TrainingError: there is no run, or its logs have changed. CheckpointError: what is there is damaged or of
-            another version.
+        TrainingError: there is no run, or its logs have changed; or as `train_koss`. CheckpointError: what is there is
+            damaged or of another version.
     """
     folder, config = open_folder(output)
     if config.get("format") != FORMAT:
@@ -133,12 +148,16 @@ def resume_koss(
             "that began it"
         )
     data, recipe = Data.from_dict(config.get("data")), Recipe.from_dict(config.get("recipe"))
+    # Beside the recipe, which stays as the run was begun: by it a saved state is known to be of this run.
+    changed = config | ({} if learning_rate is None else {RATE: learning_rate})
+    recipe = replace(recipe, learning_rate=changed.get(RATE, recipe.learning_rate))
     # The filters as they were: what "imm" means may have been tuned anew since.
     filters = bank_from_dict(config.get("base")), bank_from_dict(config.get("reference"))
     sources = _sources(folder, config.get("sources"))
     check_logs_of(data, sources)
     with ranks(device) as here:
-        return _trained(_Run(data, recipe, sources, *filters, folder, created), here, workers, telling)
+        run = _Run(data, recipe, sources, *filters, folder, created, changed=changed if changed != config else None)
+        return _trained(run, here, workers, telling)
 
 
 def _sources(folder: RunFolder, tables: Any) -> Sources:
@@ -170,6 +189,7 @@ class _Run:
     folder: RunFolder
     created: str
     new: _New | None = None  # None: it goes on
+    changed: dict[str, Any] | None = None  # config.json, where it does not go on as it was
 
 
 def _trained(it: _Run, here: Ranks, workers: int, telling: Telling) -> Outcome:
@@ -188,6 +208,9 @@ def _trained(it: _Run, here: Ranks, workers: int, telling: Telling) -> Outcome:
         run = Training(recipe, model, bank, flights, there, here, folder, watch)
         if it.new is None:
             run.resume()
+            if it.changed is not None and here.leads:
+                with writing(folder.path):
+                    write_json(folder.path / CONFIG, it.changed)
         run.run()
         if there is None:
             return Outcome()
