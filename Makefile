@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/ssrtrack simulate demo -o demo.h5 --seed 1 --force
 	$(BIN)/ssrtrack info demo.h5
 	$(BIN)/ssrtrack train koss -s demo -o demo-koss --minutes 2 --force
-	$(BIN)/ssrtrack evaluate demo.h5 -t imm -t demo-koss -t kf -o demo-report
+	$(BIN)/ssrtrack evaluate demo.h5 -t imm -t ./demo-koss -t kf -o demo-report
 	@echo
 	@echo "Open the report in a browser: $(CURDIR)/demo-report/report.html"
 

@@ -1,20 +1,22 @@
 """The judge of learned trackers: how far below the better tuned IMM, how honest, how robust, how fast. CPU only.
 
+    python benchmarks/learned_trackers.py --models koss gka                     (those that come with ssrtrack)
     python benchmarks/learned_trackers.py --models runs/koss-1 runs/koss-2 runs/gka-1 --folder FLIGHTS
     python benchmarks/learned_trackers.py --models MODEL --flights 64 --transfer-flights 32 --sweep-flights 16
 
-Models are folders that `ssrtrack evaluate -t` takes; each is judged on the test splits of the suite's four scenarios
-(4,096 flights each), on the same flights with Gaussian noise alone, on settings that the suite does not hold (other
-periods, noise, detection, biases, outliers, banks and legs), on plots degraded along every axis of `evaluate --sweep`,
-and on what may make it diverge; where SSRTRACK_DATA names the recordings, also on real flights seen by the suite's
-radars, and on a real hour of plots, which has no truth. A model that was trained on a test split is refused.
+Models are names or folders of learned trackers, as `ssrtrack evaluate -t` takes them; each is judged on the test splits
+of the suite's four scenarios (4,096 flights each), on the same flights with Gaussian noise alone, on settings that the
+suite does not hold (other periods, noise, detection, biases, outliers, banks and legs), on plots degraded along every
+axis of `evaluate --sweep`, and on what may make it diverge; where SSRTRACK_DATA names the recordings, also on real
+flights seen by the suite's radars, and on a real hour of plots, which has no truth. A model that was trained on a test
+split is refused.
 
 Everything is scored as `ssrtrack evaluate` scores it. The reference is always the better one of two four-model IMMs,
 both tuned on the suite's training splits: with mixture noise, or with a gate. It is chosen for every set and measure,
 so that no other choice of one of them gives a greater ratio. Intervals are 95 %, of ratios paired over flights.
 
 Writes results/learned_trackers.csv: a row for each part, set, model, seed and measure, with what is asked of it
-("must", "target") and what is met ("target", "must" or "no"). The set "suite" is all four together, and its seed "all"
+("must", "target"), what is met ("target", "must" or "no"), and the first digits of the weights' SHA-256. The set "suite" is all four together, and its seed "all"
 the mean over a model's seeds, with the least and the greatest. Beside it the figure, as learned_trackers.svg and .png.
 The flights are simulated once and stay in --folder, by settings, so that any number of models may follow. The table is
 written anew after every set. Two cores take about seven minutes for a KOSS of size small, twenty for a large one
@@ -39,7 +41,7 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 from learned_trackers_hard import case_of, cost_rows, hard_cases, hard_rows, long_case, same_rows
 from learned_trackers_real import data_folder, hour_log, recorded_log
-from learned_trackers_score import calibration_rows, judged, named, ratio_rows, sweep_rows
+from learned_trackers_score import calibration_rows, digest_of, judged, named, ratio_rows, sweep_rows
 from learned_trackers_sets import GAUSSIAN, LONG, SUITE, TRANSFER, Setting, log_of
 from learned_trackers_wanted import (
     ACCURACY,
@@ -170,12 +172,18 @@ def judge(asked: argparse.Namespace, models: Models, folder: str, keep: Callable
     return rows
 
 
-def table(rows: Rows, shared: dict[str, str]) -> list[dict[str, str]]:
-    """Rows as they are written: those over the suite added, in a fixed order, numbers of five digits."""
+def table(rows: Rows, shared: dict[str, str], digests: Mapping[tuple[str, str], str]) -> list[dict[str, str]]:
+    """Rows as they are written: those over the suite added, in a fixed order, numbers of five digits.
+
+    digests: of the weights, by name and seed.
+    """
     every = whole(rows)
     order = {part: i for i, part in enumerate(ORDER)}
     every.sort(key=lambda r: (order[r["part"]], r["model"], r["seed"], r["set"] != "suite", r["set"]))
-    return [{key: written(one[key]) for key in COLUMNS} | shared for one in every]
+    return [
+        {key: written(one[key]) for key in COLUMNS} | {"weights": digests.get((one["model"], one["seed"]), "")} | shared
+        for one in every
+    ]
 
 
 def whole(rows: Rows) -> Rows:
@@ -207,7 +215,7 @@ def tell(rows: Rows) -> int:
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """What was asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", required=True, metavar="FOLDER")
+    parser.add_argument("--models", nargs="+", required=True, metavar="MODEL")
     parser.add_argument("--folder", default="", help="keeps the flights for a next time; by default a passing one")
     parser.add_argument("--flights", type=int, default=4096, help="of each of the suite's sets")
     parser.add_argument("--transfer-flights", type=int, default=1024, help="of each setting outside the suite")
@@ -225,14 +233,15 @@ def main(given: Sequence[str] | None = None) -> int:
     """Judge, write, tell."""
     asked = arguments(given)
     models = named(asked.models)
+    digests = {model: digest_of(text) for text, model in models.items()}
     shared = setting("torch", "numpy", "numba")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as passing:
         rows = judge(
             asked, models, asked.folder or passing,
-            keep=lambda so_far: write_csv(asked.output, table(so_far, shared), told=False),
+            keep=lambda so_far: write_csv(asked.output, table(so_far, shared, digests), told=False),
         )  # fmt: skip
-    write_csv(asked.output, table(rows, shared))
+    write_csv(asked.output, table(rows, shared, digests))
     if "suite" in asked.parts:
         from ssrtrack.report.figures_koss import save
         from ssrtrack.report.figures_learned import learned_figure

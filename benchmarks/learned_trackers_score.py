@@ -4,7 +4,6 @@ Everything is what `ssrtrack evaluate` computes: the same flights, updates, sums
 measure is the IMM that is the better one there: the tuned four-model IMM with mixture noise, or with a gate.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite, nan
@@ -21,8 +20,10 @@ from learned_trackers_wanted import (
     wanted_of,
 )
 
+from ssrtrack.errors import ScoringError
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.models.checkpoint import read_description
+from ssrtrack.models.load import shipped
 from ssrtrack.scoring.bands import Bands
 from ssrtrack.scoring.gather import Asked, gather, nothing_yet, require_flights
 from ssrtrack.scoring.gathered import Gathered
@@ -32,6 +33,7 @@ from ssrtrack.scoring.sweep import Sweeper
 
 IMMS = {"imm": "imm (mixture noise)", "imm-gated": "imm-gated"}
 RESAMPLES, SEED = 1000, 1
+DIGITS = 16  # of a digest, as in the names of files of weights
 CALIBRATION = ("coverage_95", "anees", "coverage_50", "coverage_90", "coverage_99", "nees_in_bounds")
 EFFICIENCY = ("position_efficiency", "velocity_efficiency")
 
@@ -46,19 +48,32 @@ class Judged:
     models: Mapping[str, tuple[str, str]]
 
 
-def named(folders: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Name and training seed of every folder's model: the folder's own name, without a seed at its end.
+def named(trackers: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Name and training seed of every model: a shipped one's name, else its folder's, without a seed at its end.
 
     Raises:
         CheckpointError: a folder holds no model.
+        ScoringError: two are called the same.
     """
-    found = {}
-    for folder in folders:
-        training = read_description(folder)["training"]
-        seed = str(_seed(training))
-        name = Path(folder).resolve().name
-        found[folder] = (name.removesuffix(f"-{seed}") or name, seed)
+    found: dict[str, tuple[str, str]] = {}
+    for text in trackers:
+        seed = str(_seed(read_description(folder_of(text))["training"]))
+        name = folder_of(text).resolve().name
+        one = (name.removesuffix(f"-{seed}") or name, seed)
+        if one in found.values():
+            raise ScoringError(f"two models are called {one[0]!r} with seed {seed!r}; call their folders otherwise")
+        found[text] = one
     return found
+
+
+def folder_of(text: str) -> Path:
+    """The folder of a learned tracker as `-t` takes it."""
+    return shipped().get(text, Path(text))
+
+
+def digest_of(text: str) -> str:
+    """The first digits of the SHA-256 of a model's weights."""
+    return str(read_description(folder_of(text))["weights"]["sha256"])[:DIGITS]
 
 
 def _seed(training: Any) -> Any:
@@ -206,7 +221,6 @@ def sweep_rows(where: str, found: Judged) -> list[dict[str, Any]]:
     return rows
 
 
-def file_octets(folder: str) -> int:
+def file_octets(text: str) -> int:
     """Size of a model's weights on disk."""
-    table = json.loads((Path(folder) / "model.json").read_text())
-    return (Path(folder) / table["weights"]["file"]).stat().st_size
+    return (folder_of(text) / read_description(folder_of(text))["weights"]["file"]).stat().st_size

@@ -79,13 +79,13 @@ TRANSFER = {
 LONG = Setting("tma-4s", ((r"^flight_time_s = .*$", "flight_time_s = [57600.0, 57600.0]"),), alike=False)
 
 
-def scenario_of(setting: Setting) -> tuple[Scenario, int]:
-    """The scenario as long as the test split, and that split's seed.
+def scenario_of(setting: Setting, split: str = "test") -> tuple[Scenario, int]:
+    """The scenario as long as a split, and that split's seed.
 
     Raises:
         ValueError: an edit meets no line, because the suite's files are written otherwise now.
     """
-    scenario, seed = load_suite(setting.suite, "test")
+    scenario, seed = load_suite(setting.suite, split)
     text = scenario.text
     for pattern, instead in setting.edits:
         text, times = re.subn(pattern, lambda m, instead=instead: _instead(m, instead), text, flags=re.MULTILINE)
@@ -104,9 +104,9 @@ def _instead(found: re.Match[str], instead: str) -> str:
     return line
 
 
-def log_of(setting: Setting, flights: int, folder: Path) -> Path:
+def log_of(setting: Setting, flights: int, folder: Path, split: str = "test") -> Path:
     """The log of a setting's first `flights` flights, simulated unless it is in the folder already."""
-    scenario, seed = scenario_of(setting)
+    scenario, seed = scenario_of(setting, split)
     made_from = f"{scenario.text}|{seed}|{flights}|{ssrtrack.__version__}"
     digest = hashlib.sha256(made_from.encode()).hexdigest()[:12]
     path = folder / f"{setting.suite}-{flights}-{digest}.h5"
@@ -114,7 +114,7 @@ def log_of(setting: Setting, flights: int, folder: Path) -> Path:
         return path
     folder.mkdir(parents=True, exist_ok=True)
     extra: dict[str, float | str] = {"turbulence_m2ps3": scenario.turbulence_m2ps3}
-    extra |= {"suite_variant": setting.suite} if setting.edits else suite_provenance(setting.suite, "test")
+    extra |= {"suite_variant": setting.suite} if setting.edits else suite_provenance(setting.suite, split)
     provenance = Provenance(
         command="learned_trackers.py",
         epoch=scenario.epoch,

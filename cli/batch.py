@@ -42,8 +42,8 @@ def batch(
             "-t",
             "--tracker",
             metavar="NAME",
-            help="Estimator: NAME or NAME:key=value,..., a FILE.toml of `train imm`, a folder of `train koss`; repeat. "
-            "The first is the reference and ranks the logs.",
+            help="NAME or NAME:key=value,... (classical), koss or gka (learned, shipped), a FILE.toml of `train "
+            "imm`, a folder of `train koss`; repeat. The first is the reference and ranks the logs.",
         ),
     ] = ["kf", "ekf", "imm"],  # noqa: B006 (typer reads the default, nobody changes it)
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the results.")] = Path("batch"),
@@ -87,7 +87,7 @@ def batch(
     import os
 
     from ssrtrack import __version__
-    from ssrtrack.cli.common import command_line, now_utc, progress_bar
+    from ssrtrack.cli.common import command_line, now_utc, progress_bar, tell_hidden_folders
 
     if sweep:
         raise typer.BadParameter("batch sweeps nothing; sweep logs together with `ssrtrack evaluate LOG... --sweep`")
@@ -109,6 +109,7 @@ def batch(
         from ssrtrack.batch.run import batch as run
         from ssrtrack.report.batch_page import make_batch_report
 
+        tell_hidden_folders(tracker)
         try:
             result = run(
                 logs,

@@ -2,8 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -78,6 +78,15 @@ def _unwritable(folder: Path) -> str:
             return ""
     except OSError as error:
         return error.strerror or str(error)
+
+
+def tell_hidden_folders(trackers: Sequence[str]) -> None:
+    """One line on stderr for each shipped tracker whose name is also that of a folder here."""
+    from ssrtrack.models.load import hidden_folders
+
+    for line in hidden_folders(trackers):
+        with suppress(OSError, ValueError):  # nobody may listen any more
+            print(line, file=sys.stderr, flush=True)
 
 
 def command_line() -> str:

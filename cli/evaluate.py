@@ -26,8 +26,8 @@ def evaluate(
             "-t",
             "--tracker",
             metavar="NAME",
-            help="Estimator: NAME or NAME:key=value,... such as imm:gate=0.9999, a FILE.toml of `train imm`, a folder "
-            "of `train koss`; repeat. The first is the reference.",
+            help="NAME or NAME:key=value,... such as imm:gate=0.9999 (classical), koss or gka (learned, shipped), a "
+            "FILE.toml of `train imm`, a folder of `train koss`; repeat. The first is the reference.",
         ),
     ] = ["kf", "ekf", "imm"],  # noqa: B006 (typer reads the default, nobody changes it)
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the report.")] = Path("report"),
@@ -61,7 +61,7 @@ def evaluate(
     from rich.console import Console
 
     from ssrtrack import __version__
-    from ssrtrack.cli.common import check_folder, command_line, now_utc, progress_bar
+    from ssrtrack.cli.common import check_folder, command_line, now_utc, progress_bar, tell_hidden_folders
 
     if save_tracks and len(logs) > 1:
         raise typer.BadParameter("--save-tracks takes one log: track numbers of several would clash")
@@ -77,6 +77,7 @@ def evaluate(
         from ssrtrack.report.table import format_table
         from ssrtrack.scoring.evaluate import evaluate as score
 
+        tell_hidden_folders(tracker)
         save = None
         if save_tracks:
             from ssrtrack.tracking.tracks_log import tracks_log

@@ -14,7 +14,7 @@ def gka(
     context: typer.Context,
     logs: shared.Logs = None,
     scenario: shared.ScenarioName = "",
-    output: shared.Output = Path("gka"),
+    output: shared.Output = Path("runs/gka"),
     resume: shared.Resume = None,
     validation: shared.Validation = None,
     base: shared.Base = "imm",

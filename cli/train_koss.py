@@ -14,7 +14,7 @@ def koss(
     context: typer.Context,
     logs: shared.Logs = None,
     scenario: shared.ScenarioName = "",
-    output: shared.Output = Path("koss"),
+    output: shared.Output = Path("runs/koss"),
     resume: shared.Resume = None,
     validation: shared.Validation = None,
     base: shared.Base = "imm",

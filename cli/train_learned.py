@@ -56,7 +56,10 @@ def train_learned(context: typer.Context, command: str, given: Mapping[str, Any]
                 **where,
             )  # fmt: skip
     if outcome.summary:
-        print(f"{outcome.summary}\nBest model in {output}; use it with: ssrtrack evaluate LOG -t imm -t {output}")
+        from ssrtrack.models.load import written_as
+
+        use = f"ssrtrack evaluate LOG -t imm -t {written_as(output)}"
+        print(f"{outcome.summary}\nBest model in {output}; use it with: {use}")
 
 
 def network_of(given: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def residual_(
     ] = None,
     logs: shared.Logs = None,
     scenario: shared.ScenarioName = "",
-    output: shared.Output = Path("residual"),
+    output: shared.Output = Path("runs/residual"),
     resume: shared.Resume = None,
     validation: shared.Validation = None,
     base: shared.Base = "imm",

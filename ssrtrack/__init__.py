@@ -18,6 +18,7 @@ _PUBLIC = {
     "LogReader": "ssrtrack.io.hdf5",
     "LogWriter": "ssrtrack.io.hdf5",
     "ESTIMATORS": "ssrtrack.filters.estimators",
+    "load_tracker": "ssrtrack.models.load",
     "run": "ssrtrack.filters.run",
     "evaluate": "ssrtrack.scoring.evaluate",
 }
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ssrtrack.filters.estimators import ESTIMATORS
     from ssrtrack.filters.run import run
     from ssrtrack.io.hdf5 import LogReader, LogWriter
+    from ssrtrack.models.load import load_tracker
     from ssrtrack.scoring.evaluate import evaluate
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "Truth",
     "__version__",
     "evaluate",
+    "load_tracker",
     "run",
 ]
 

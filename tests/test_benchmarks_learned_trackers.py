@@ -285,5 +285,6 @@ def test_a_tracker_that_cannot_be_scored_costs_its_line_alone(
     (failed,) = of(rows, part="failed")
     assert failed["met"] == "no" and "gave NaN" in failed["measure"]
     assert script.tell(script.whole(rows)) >= 1 and "gave NaN" in capsys.readouterr().out
-    table = script.table(rows, {"commit": "-"})
-    assert table[-1]["part"] == "failed" and table[-1]["value"] == ""
+    table = script.table(rows, {"commit": "-"}, {("plain", "3"): "abc"})
+    assert table[-1]["part"] == "failed" and table[-1]["value"] == table[-1]["weights"] == ""
+    assert all(one["weights"] == "abc" for one in table if one["model"] == "plain")

@@ -1,6 +1,11 @@
-"""Trackers by what a user writes: a name, a file of tuned parameters, or the folder of a learned one."""
+"""Trackers by what a user writes: a name, a file of tuned parameters, or the folder of a learned one.
+
+A name is one of `ESTIMATORS`, or a learned tracker that comes with the package (`shipped`, docs/models.md). Names go
+before files and folders, so that they mean the same wherever they are written; a folder NAME is written ./NAME.
+"""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +24,38 @@ from ssrtrack.models.provenance import Sources
 
 SUFFIX = ".toml"
 LEARNED = "model.json"  # of a learned run; it names the digest of its weights
+PRETRAINED = Path(__file__).parent / "pretrained"  # learned trackers that come with the package
+
+
+def shipped() -> dict[str, Path]:
+    """Learned trackers that come with the package: name -> folder (benchmarks/ship_trackers.py puts them there)."""
+    return {file.parent.name: file.parent for file in sorted(PRETRAINED.glob(f"*/{LEARNED}"))}
+
+
+def tracker_names() -> list[str]:
+    """All names of trackers: the classical ones, then the learned ones that come with the package."""
+    return [*ESTIMATORS, *shipped()]
+
+
+def written_as(folder: str | Path) -> str:
+    """What a user writes to have the learned tracker in a folder: ./NAME where NAME alone is another tracker."""
+    text = str(folder)
+    return f"./{text}" if _name(text) in tracker_names() else text
+
+
+def hidden_folders(texts: Iterable[str], *, folder: str | Path = ".") -> list[str]:
+    """A line for each shipped tracker among `texts` beside which a folder of its name lies, and is not what is used."""
+    names = [name for name in map(_name, texts) if name in shipped() and (Path(folder) / name).is_dir()]
+    return [
+        f"-t {name} is the tracker that comes with ssrtrack; the folder of that name is -t ./{name}" for name in names
+    ]
 
 
 def load_tracker(text: str, *, folder: str | Path = ".", **defaults: Any) -> Estimator:
     """The estimator written as NAME, FILE.toml, either with :key=value,... behind it, or the folder of a learned run.
 
     Args:
-        text: a name of `ESTIMATORS` goes before a file or folder of that name; ./NAME is the latter.
+        text: one of `tracker_names` goes before a file or folder of that name; ./NAME is the latter.
         folder: where relative paths begin.
         defaults: parameters that hold where neither text nor file gives them. A name's own defaults yield to them, also
             tuned ones; but a name with a gate keeps Gaussian noise. They mean nothing to a learned tracker.
@@ -36,7 +66,7 @@ def load_tracker(text: str, *, folder: str | Path = ".", **defaults: Any) -> Est
     """
     path, colon, rest = _parted(text, folder)
     if path is None:
-        known = parameters_of(text.partition(":")[0].strip())
+        known = parameters_of(_name(text))
         if known["gate"] is not None:
             defaults = {key: value for key, value in defaults.items() if not key.startswith("tail_")}
         return parse_estimator(text, **defaults)
@@ -44,7 +74,7 @@ def load_tracker(text: str, *, folder: str | Path = ".", **defaults: Any) -> Est
         tuned = read_tuned(path)
         return _tuned_estimator(text, path, tuned, rest if colon else None)
     if colon:
-        raise EstimatorError(f"tracker {text!r}: a learned tracker takes no parameters; give the folder alone")
+        raise EstimatorError(f"tracker {text!r}: a learned tracker takes no parameters; give it alone")
     from ssrtrack.models.checkpoint import load_run
 
     estimator: Estimator = load_run(path)
@@ -59,10 +89,9 @@ def sources_of_tracker(text: str, *, folder: str | Path = ".") -> Sources:
         LogError: what it was trained on cannot be read from its file.
     """
     path, _, _ = _parted(text, folder)
-    name = text.partition(":")[0].strip()
-    if path is None and name not in TUNED:
+    if path is None and _name(text) not in TUNED:
         return Sources()
-    path = TUNED[name] if path is None else path
+    path = TUNED[_name(text)] if path is None else path
     if path.suffix == SUFFIX:
         return Sources.from_list(read_tuned(path).sources, str(path))
     from ssrtrack.models.checkpoint import read_description
@@ -71,7 +100,8 @@ def sources_of_tracker(text: str, *, folder: str | Path = ".") -> Sources:
 
 
 def digest_of_tracker(text: str, *, folder: str | Path = ".") -> str:
-    """A digest of the file or folder behind a tracker; "" for a name, whose parameters come with the software.
+    """A digest of the file or folder behind a tracker, also a shipped one; "" for a classical estimator's name, whose
+    parameters are part of the software.
 
     Raises:
         EstimatorError: there is no such file.
@@ -86,8 +116,12 @@ def digest_of_tracker(text: str, *, folder: str | Path = ".") -> str:
         raise EstimatorError(f"{file}: cannot be read ({error.strerror or error})") from error
 
 
+def _name(text: str) -> str:
+    return text.partition(":")[0].strip()
+
+
 def _parted(text: str, folder: str | Path) -> tuple[Path | None, str, str]:
-    """The file or folder meant (None: a name), the colon, and the parameters behind it.
+    """The file or folder meant (None: a name of `ESTIMATORS`), the colon, and the parameters behind it.
 
     Raises:
         EstimatorError: it is neither a name nor something on disk.
@@ -95,6 +129,8 @@ def _parted(text: str, folder: str | Path) -> tuple[Path | None, str, str]:
     name, colon, rest = (part.strip() for part in text.partition(":"))
     if name in ESTIMATORS:
         return None, colon, rest
+    if (own := shipped().get(name)) is not None:
+        return own, colon, rest
     head, dot, tail = text.strip().partition(SUFFIX)
     if dot and (not tail.strip() or tail.strip().startswith(":")):
         colon, rest = tail.strip()[:1], tail.strip()[1:]
@@ -110,11 +146,8 @@ def _parted(text: str, folder: str | Path) -> tuple[Path | None, str, str]:
             raise EstimatorError(
                 f"tracker {text!r}: {path} is neither a {SUFFIX} of tuned parameters nor a learned tracker's folder"
             )
-    if "/" in name:
-        raise EstimatorError(
-            f"tracker {text!r}: there is no {Path(folder) / name}; known names: {', '.join(ESTIMATORS)}"
-        )
-    return None, colon, rest
+    what = f"tracker {text!r}: there is no {Path(folder) / name}" if "/" in name else f"no estimator {name!r}"
+    raise EstimatorError(f"{what}; known: {', '.join(tracker_names())}")
 
 
 def _tuned_estimator(text: str, path: Path, tuned: Tuned, rest: str | None) -> Estimator:
