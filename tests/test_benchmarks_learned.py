@@ -119,8 +119,8 @@ def test_all_of_the_table_is_written_round_by_round(tmp_path: Path, monkeypatch:
     """Processes of one round share the card; a failed one does not end the others."""
     begun, kept = [], []
 
-    def begin(job: dict[str, Any]) -> Any:
-        begun.append((job["model"], len(kept)))
+    def begin(job: dict[str, Any], number: int) -> Any:
+        begun.append((job["model"], number, len(kept)))
         ok = job["model"] != "gru"
         if ok:
             Path(job["folder"] + ".json").write_text(json.dumps({"model": job["model"], "seed": 1}))
@@ -130,5 +130,5 @@ def test_all_of_the_table_is_written_round_by_round(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(script, "write_csv", lambda path, rows, told: kept.append([row["model"] for row in rows]))
     options = ["--device", "cpu", "--models", "koss", "gru", "s6", "--side", "2", "--runs", str(tmp_path)]
     assert script.main(options) == 1
-    assert begun == [("koss", 0), ("gru", 0), ("s6", 1)]
+    assert begun == [("koss", 0, 0), ("gru", 1, 0), ("s6", 0, 1)]
     assert kept == [["koss", "gru"], ["koss", "gru", "s6"]]

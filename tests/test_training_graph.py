@@ -197,3 +197,20 @@ def test_a_training_on_a_gpu_has_the_same_losses_with_and_without_replays_and_ba
         run = Training(recipe, moved_model(), imm(), flights_on("cuda"), None, ranks, replay=fast, ahead=fast)
         losses.append([run._step(1e-3) for _ in range(recipe.steps)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_gradients_lie_as_their_weights_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimiser that takes all weights in one launch refuses a gradient that came transposed."""
+    model = torch.nn.Linear(3, 2, bias=False)
+    mixed = torch.arange(12.0).reshape(3, 4)
+
+    def loss(model: Any, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return (mixed.T @ model.weight.T).square().sum(), torch.tensor(1)
+
+    monkeypatch.setattr(loop_graph, "loss_of", loss)
+    base, flown = batches(1)[0]
+    (plain,) = torch.autograd.grad(loss(model)[0], model.weight)
+    _, _, (found,) = Gradient(model, nullcontext)(base, flown)
+    assert not plain.is_contiguous()
+    assert found is not None and found.is_contiguous()
+    torch.testing.assert_close(found, plain)

@@ -70,7 +70,9 @@ class Gradient:
     def _found(self, base: Base, flown: Flown, whole: bool | None) -> Found:
         with self._precision():
             loss, plots = loss_of(self._model, base, flown, whole, self._weights)
-        return loss.detach(), plots, list(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        # Some come transposed, as `backward` would not leave them; an optimiser of one launch refuses such.
+        return loss.detach(), plots, [None if g is None else g.contiguous() for g in gradients]
 
     def _first(self, base: Base, flown: Flown) -> Found:
         """Record, and keep the record only if its replay gives what the operations gave."""
