@@ -147,6 +147,35 @@ class Expression:
         """Angle whose tangent is self / other, in its quadrant."""
         return self.trace.record("atan2", self, other)
 
+    def hypot(self, other: Any) -> Any:
+        """√(self² + other²); not for numbers whose squares overflow."""
+        return (self * self + other * other).sqrt()
+
+    def log1p(self) -> Any:
+        """log(1 + self), for numbers that are not small."""
+        return (self + 1.0).log()
+
+    def asinh(self) -> Any:
+        """log(self + √(self² + 1)), its absolute error that of rounding; not for numbers whose squares overflow."""
+        size = self.larger(-self)
+        value = (size + (size * size + 1.0).sqrt()).log()
+        return (self < 0.0).choose(-value, value)
+
+    def tanh(self) -> Any:
+        """Hyperbolic tangent, its absolute error that of rounding."""
+        size = self.larger(-self).clamp(max=20.0)
+        value = 1.0 - 2.0 / ((size + size).exp() + 1.0)
+        return (self < 0.0).choose(-value, value)
+
+    def clamp(self, *, min: float | None = None, max: float | None = None) -> Any:
+        """The number in this range nearest to self."""
+        low = self if min is None else self.larger(min)
+        return low if max is None else (low > max).choose(max, low)
+
+    def double(self) -> "Expression":
+        """Itself: a trace has one precision."""
+        return self
+
     def rint(self) -> Any:
         """The nearest whole number."""
         return self.trace.record("rint", self)

@@ -141,7 +141,7 @@ def test_a_prediction_begins_at_the_filtered_estimate_and_stays_sane() -> None:
         told = told_of(rows_of(history, flown, 4, 5.0).newest, 5.0)
         frame = told.frame
         y, _ = model.sequence(told.features, torch.full(told.features.shape[:2], 5.0), None)
-        raw = model.read_out(y, told)
+        raw = model.read_out(y, told.offsets)
         here = model.ahead(y, raw, frame, frame, torch.zeros(y.shape[:2], dtype=torch.float64))
         _, covariance = said(model, history, flown).filtered.moments()
     close = here.moments()

@@ -3,14 +3,17 @@
 Every offset is turned into the heading's axes and divided by a standard deviation, so turning the whole picture about
 the radar changes nothing; asinh keeps an outlier's order of size and no more. What has physical meaning in itself
 (standard deviations, speed, range, time) comes as a logarithm.
+
+The formulas are over scalars as in `kalman_algebra`: run on tensors here, traced and compiled in `learned_rows`.
 """
 
 from dataclasses import dataclass
 from math import radians
+from typing import Any
 
 import torch
 
-from ssrtrack.kernels.kalman_algebra import Matrix, Vector, cholesky, solve_lower, times_vector
+from ssrtrack.kernels.kalman_algebra import Matrix, Vector, cholesky, maximum, solve_lower, times_vector, where
 from ssrtrack.models.residual_frames import Frame, frame_of, turn2, turned2, whitened
 
 Tensor = torch.Tensor
@@ -70,23 +73,29 @@ class Told:
 
 def told_of(newest: Newest, nominal_gap_s: float) -> Told:
     """What a model is told of a plot."""
-    ahead, here = frame_of(newest.predicted), frame_of(newest.filtered)
-    started = newest.count > 0
-    innovation = [torch.where(started, v, 0.0) for v in _innovation(newest, ahead)]
-    residuals = _residuals(newest, here)
-    squashed = [
-        *innovation,
-        *(torch.where(started, v, 0.0) for v in _shift(ahead, here)),
-        torch.where(started, _turn_rate(newest) / TURN_RPS, 0.0),
-        *residuals,
-    ]
-    plain = [*_sizes(newest, ahead, here), *_circumstances(newest, here, nominal_gap_s), *newest.modes]
-    features = torch.stack([*(torch.asinh(v).float() for v in squashed), *(v.float() for v in plain)], -1)
-    offsets = torch.stack([v.float() for v in (*innovation[:2], *residuals)], -1)
+    numbers, distances, here = numbers_of(newest, nominal_gap_s)
+    features = torch.stack([v.float() for v in numbers], -1)
+    offsets = torch.stack([v.float() for v in distances], -1)
     return Told(features, OFFSET_LIMIT * torch.tanh(offsets / OFFSET_LIMIT), here)
 
 
-def _innovation(newest: Newest, ahead: Frame) -> Vector:
+def numbers_of(newest: Any, nominal_gap_s: float) -> tuple[Vector, Vector, Frame]:
+    """The features (F), the offsets (R) without their limit, and the frame; of a `Newest` of scalars of any kind."""
+    ahead, here = frame_of(newest.predicted), frame_of(newest.filtered)
+    started = newest.count > 0
+    innovation = [where(started, v, 0.0) for v in _innovation(newest, ahead)]
+    residuals = _residuals(newest, here)
+    squashed = [
+        *innovation,
+        *(where(started, v, 0.0) for v in _shift(ahead, here)),
+        where(started, _turn_rate(newest) / TURN_RPS, 0.0),
+        *residuals,
+    ]
+    plain = [*_sizes(newest, ahead, here), *_circumstances(newest, here, nominal_gap_s), *newest.modes]
+    return [*(v.asinh() for v in squashed), *plain], [*innovation[:2], *residuals], here
+
+
+def _innovation(newest: Any, ahead: Frame) -> Vector:
     """Innovation over √S and over the plot's own standard deviations, in the predicted heading's axes."""
     x, y, xx, xy, yy = newest.plot
     offset = times_vector(turn2(ahead.east, ahead.north), [x - ahead.mean[0], y - ahead.mean[1]])
@@ -100,16 +109,17 @@ def _shift(ahead: Frame, here: Frame) -> Vector:
     return whitened(ahead, [b - a for a, b in zip(ahead.mean, here.mean, strict=True)])
 
 
-def _turn_rate(newest: Newest) -> Tensor:
+def _turn_rate(newest: Any) -> Any:
     """Change of the base's heading since the plot before, rad/s; positive to the left."""
     vx, vy, ux, uy = newest.filtered[2], newest.filtered[3], newest.before[0], newest.before[1]
     across, along = ux * vy - uy * vx, ux * vx + uy * vy
     # From a standing start both are zeros of either sign, which atan2 may take for half a turn.
-    angle = torch.where((across == 0.0) & (along == 0.0), 0.0, torch.atan2(across, along))
+    moved = (maximum(across, -across) > 0.0) | (maximum(along, -along) > 0.0)
+    angle = where(moved, across.atan2(along), 0.0)
     return angle / newest.gap_s.clamp(min=LEAST_GAP_S)
 
 
-def _residuals(newest: Newest, here: Frame) -> Vector:
+def _residuals(newest: Any, here: Frame) -> Vector:
     """Distances of this plot and those before it from the straight line through the estimate, over their own noise."""
     x, y, vx, vy = here.mean
     turn = turn2(here.east, here.north)
@@ -117,36 +127,43 @@ def _residuals(newest: Newest, here: Frame) -> Vector:
     out = solve_lower(_root(here, newest.plot), offset)
     for j, (plot, age) in enumerate(zip(newest.past, newest.past_age_s, strict=True)):
         known = newest.count > j
-        old = torch.where(known, plot, newest.plot)
+        old = _either(known, plot, newest.plot)
         offset = times_vector(turn, [old[0] - (x - vx * age), old[1] - (y - vy * age)])
-        out += [torch.where(known, v, 0.0) for v in solve_lower(_root(here, old), offset)]
+        out += [where(known, v, 0.0) for v in solve_lower(_root(here, old), offset)]
     return out
 
 
-def _root(frame: Frame, plot: Tensor) -> Matrix:
+def _either(known: Any, a: Any, b: Any) -> Any:
+    """The vector a where it is known, else b."""
+    if isinstance(a, Tensor):
+        return torch.where(known, a, b)
+    return [where(known, x, y) for x, y in zip(a, b, strict=True)]
+
+
+def _root(frame: Frame, plot: Any) -> Matrix:
     """Cholesky factor of a plot's covariance in the heading's axes."""
     return cholesky(turned2(frame, plot[2], plot[3], plot[4]))
 
 
-def _sizes(newest: Newest, ahead: Frame, here: Frame) -> Vector:
+def _sizes(newest: Any, ahead: Frame, here: Frame) -> Vector:
     """Logarithms of standard deviations: of the estimate, of the plot, and prediction against plot."""
     G, noise, before = here.factor, _root(here, newest.plot), ahead.factor
     started = newest.count > 0
-    compared = [torch.where(started, (before[i][i] / noise[i][i]).log(), 0.0) for i in range(2)]
+    compared = [where(started, (before[i][i] / noise[i][i]).log(), 0.0) for i in range(2)]
     return [
         *((G[i][i] / POSITION_M).log() for i in range(2)),
         *((G[i][i] / SPEED_MPS).log() for i in (2, 3)),
-        *(G[i + 2][i] / torch.hypot(G[i + 2][i], G[i + 2][i + 2]) for i in range(2)),
+        *(G[i + 2][i] / G[i + 2][i].hypot(G[i + 2][i + 2]) for i in range(2)),
         *((noise[i][i] / POSITION_M).log() for i in range(2)),
-        torch.asinh(noise[1][0] / noise[1][1]),
+        (noise[1][0] / noise[1][1]).asinh(),
         *compared,
     ]
 
 
-def _circumstances(newest: Newest, here: Frame, nominal_gap_s: float) -> Vector:
+def _circumstances(newest: Any, here: Frame, nominal_gap_s: float) -> Vector:
     """Time, speed, range, where the radar lies, whether the base took the plot, age of the flight."""
     gap = newest.gap_s / nominal_gap_s
-    speed = torch.hypot(newest.filtered[2], newest.filtered[3])
+    speed = newest.filtered[2].hypot(newest.filtered[3])
     sin, cos = newest.sin_azimuth, newest.cos_azimuth
     return [
         (gap + 0.1).log(),
@@ -155,6 +172,6 @@ def _circumstances(newest: Newest, here: Frame, nominal_gap_s: float) -> Vector:
         here.east * sin + here.north * cos,
         here.east * cos - here.north * sin,
         newest.used.double() - 1.0,
-        (newest.count == 0).double(),
-        torch.log1p(newest.count.clamp(max=AGE_PLOTS).double()) / 3.0,
+        where(newest.count > 0, 0.0, 1.0),
+        newest.count.clamp(max=AGE_PLOTS).double().log1p() / 3.0,
     ]

@@ -18,12 +18,12 @@ from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.history import TrackHistory, flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.protocol import put, take
-from ssrtrack.models.features import Newest, told_of
+from ssrtrack.models.features import offset_count
 from ssrtrack.models.learned_base import BaseState, BaseSteps
-from ssrtrack.models.residual import RAW, ResidualKoss, correction
+from ssrtrack.models.learned_rows import Programs, programs, table
+from ssrtrack.models.residual import ASIDE, RAW, ResidualKoss
 from ssrtrack.models.residual_bare import carried, two_plots
 from ssrtrack.models.residual_blocks import memory_size, packed, segment_of, unpacked
-from ssrtrack.models.residual_frames import frame_of, where_known
 from ssrtrack.models.residual_inputs import base_form, base_history, flown_from
 
 Array = NDArray[Any]
@@ -125,14 +125,18 @@ class LearnedEstimator:
 
     def estimate(self, state: LearnedState) -> tuple[Array, Array]:
         """Mean (N, 4) and covariance (N, 4, 4): the corrected base, filtered at a plot, predicted after it."""
-        with torch.no_grad():
-            here, then = self._columns(self._now(state)), self._columns(state.base_rows)
-            output, raw = self._tensor(state.output), self._tensor(state.raw)
-            since = self._tensor(state.since_s)
-            after = frame_of(here)
-            ahead = self.model.ahead(output, raw, frame_of(then), after, since)
-            mean, covariance = correction(after, raw).where(since == 0.0, ahead).moments()
-        return mean.cpu().numpy(), covariance.cpu().numpy()
+        now, raw, since_s = self._now(state), table(state.raw), table(state.since_s)
+        found = np.empty((len(now), 20))
+        if not since_s.any():
+            self._programs.here([now, raw], found)
+            return found[:, :4], found[:, 4:].reshape(-1, 4, 4)
+        aside = np.empty((len(now), ASIDE + 4))
+        self._programs.ahead([state.base_rows, now, raw, since_s], aside)
+        with torch.inference_mode():
+            told = torch.cat([self._tensor(state.output), self._tensor(aside[:, :ASIDE]).float()], -1)
+            head = self.model.ahead_numbers(told).cpu().numpy()
+        self._programs.later([now, raw, since_s, table(head), table(aside[:, ASIDE:])], found)
+        return found[:, :4], found[:, 4:].reshape(-1, 4, 4)
 
     def mode_probability(self, state: LearnedState) -> Array | None:
         """The base's probability (N, M) of each motion model, None for a single one."""
@@ -179,26 +183,22 @@ class LearnedEstimator:
         """
         azimuth, config = plots.azimuth_rad, self.model.config
         filtered = state.now if config.residual else self._bare(state, plot)
-        modes = state.modes if config.residual else np.zeros_like(state.modes)
-        newest = Newest(
-            predicted=where_known(self._columns(predicted), self._tensor(state.count > 0)),
-            filtered=self._columns(filtered),
-            before=self._columns(state.base_rows)[2:4],
-            gap_s=self._tensor(state.since_s),
-            plot=self._columns(plot),
-            past=self._columns(state.past[:, : config.history]),
-            past_age_s=self._columns(state.age_s[:, : config.history]),
-            modes=self._columns(modes),
-            used=self._tensor(state.used | (not config.residual)),
-            range_m=self._tensor(plots.range_m),
-            sin_azimuth=self._tensor(np.sin(azimuth)),
-            cos_azimuth=self._tensor(np.cos(azimuth)),
-            count=self._tensor(state.count),
-        )
-        with torch.no_grad():
-            told = told_of(newest, config.nominal_gap_s)
-            output, memory = self._stepped(told.features, newest.gap_s.float(), state)
-            raw = self.model.read_out(output, told)
+        told = [
+            table(predicted), table(filtered), table(state.base_rows[:, 2:4]), plot,
+            table(state.past[:, : config.history]), table(state.age_s[:, : config.history]),
+            state.modes if config.residual else np.zeros_like(state.modes),
+            table(
+                state.since_s, state.used | (not config.residual), plots.range_m, np.sin(azimuth), np.cos(azimuth),
+                state.count,
+            ),
+        ]  # fmt: skip
+        F = self.model.inward.in_features
+        numbers = np.empty((len(plot), F + offset_count(config.history)), np.float32)
+        self._programs.told(told, numbers)
+        with torch.inference_mode():
+            given = self._tensor(numbers)
+            output, memory = self._stepped(given[:, :F], self._tensor(state.since_s).float(), state)
+            raw = self.model.read_out(output, given[:, F:])
         return replace(
             state,
             memory=memory.cpu().numpy(),
@@ -227,6 +227,11 @@ class LearnedEstimator:
             y, after = self.model.sequence(features[rows][None], gap_s[rows][None], remembered)
             output[rows], rest[rows] = y[0], packed(blocks, after)
         return output, rest
+
+    @property
+    def _programs(self) -> Programs:
+        config = self.model.config
+        return programs(config.modes, config.history, config.nominal_gap_s)
 
     @property
     def _kept(self) -> int:

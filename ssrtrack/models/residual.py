@@ -6,6 +6,7 @@ The network reads each plot once, in order, with the true time since the plot be
 missed plot and a longer gap are the same thing. Its heads start at zero: u = 0, L = I, the base filter itself.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ssrtrack.kernels.kalman_algebra import Matrix
-from ssrtrack.models.features import Told, feature_count, offset_count, told_of
+from ssrtrack.kernels.kalman_algebra import Matrix, Vector, times_vector
+from ssrtrack.models.features import feature_count, offset_count, told_of
 from ssrtrack.models.koss import KossBlock
 from ssrtrack.models.residual_bare import bare_base
-from ssrtrack.models.residual_blocks import blocks_of
+from ssrtrack.models.residual_blocks import blocks_of, stepped
 from ssrtrack.models.residual_config import ResidualConfig
 from ssrtrack.models.residual_frames import Frame, corrected, frame_of, where_known, whitening_of_move
 from ssrtrack.models.residual_inputs import Base, Flown
@@ -44,11 +45,7 @@ class Correction:
 
     def factor(self) -> Matrix:
         """L as rows of components."""
-        diagonal, below = self.log_diagonal.exp().unbind(-1), self.below.unbind(-1)
-        return [
-            [below[i * (i - 1) // 2 + j] if j < i else diagonal[i] if i == j else 0.0 for j in range(4)]
-            for i in range(4)
-        ]
+        return factor_of(self.log_diagonal.exp().unbind(-1), self.below.unbind(-1))
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Corrected mean (..., 4) and covariance (..., 4, 4) of x, y, vx, vy, float64."""
@@ -118,7 +115,7 @@ class ResidualKoss(nn.Module):
         told = told_of(rows.newest, self.config.nominal_gap_s)
         frame = told.frame
         y, _ = self.sequence(told.features, rows.newest.gap_s.float(), None)
-        raw = self.read_out(y, told)
+        raw = self.read_out(y, told.offsets)
         predicted = self._before_plots(base, flown, rows, frame, y, raw)
         if rows.whole:
             return Outputs(correction(frame, raw), predicted)
@@ -128,13 +125,13 @@ class ResidualKoss(nn.Module):
         filtered = correction(here, _gathered(raw, own)).where(rows.seen, predicted)
         return Outputs(filtered, predicted)
 
-    def read_out(self, y: Tensor, told: Told) -> Tensor:
+    def read_out(self, y: Tensor, offsets: Tensor) -> Tensor:
         """Numbers (..., 14) of the filtered correction: u = u₀ + M ρ, a gain M on the offsets ρ as a Kalman filter has.
 
         The gain lets a correction be proportional to what was seen, which a normalised network output cannot be.
         """
-        raw, gain = self.filter_head(y).float().split((RAW, 4 * told.offsets.shape[-1]), -1)
-        moved = (gain.reshape(*gain.shape[:-1], 4, -1) * told.offsets[..., None, :]).sum(-1)
+        raw, gain = self.filter_head(y).float().split((RAW, 4 * offsets.shape[-1]), -1)
+        moved = (gain.reshape(*gain.shape[:-1], 4, -1) * offsets[..., None, :]).sum(-1)
         return torch.cat([raw[..., :4] + moved, raw[..., 4:]], -1)
 
     def sequence(self, told: Tensor, gap_s: Tensor, state: list[Any] | None) -> tuple[Tensor, list[Any]]:
@@ -142,7 +139,7 @@ class ResidualKoss(nn.Module):
         x, after = self.inward(told).float(), []
         gap = gap_s / self.config.nominal_gap_s if self.config.timed else None
         for k, block in enumerate(self.blocks):
-            x, end = block(x, gap, None, None if state is None else state[k])
+            x, end = stepped(block, x, gap, None if state is None else state[k])
             after.append(end)
         return self.norm(x), after
 
@@ -156,13 +153,17 @@ class ResidualKoss(nn.Module):
         carry = torch.stack([torch.stack(row, -1) for row in move], -2).float()
         shift = (carry @ limited(raw[..., :4], SHIFT_LIMIT)[..., None])[..., 0]
         gap = dt_s / self.config.nominal_gap_s
-        grown = [(after.factor[i][i] / before.factor[i][i]).log() for i in range(4)]
-        aside = torch.stack([(gap + 0.1).log().float(), *(v.float() for v in grown)], -1)
+        aside = torch.stack([v.float() for v in aside_of(before, after, gap)], -1)
         told = torch.cat([y.float(), aside, torch.asinh(shift)], -1)
-        later = self.ahead_head(functional.silu(self.ahead_inward(told))).float()
-        share = -torch.expm1(-gap).float()[..., None]
+        later = self.ahead_numbers(told)
+        share = share_of(gap).float()[..., None]
         whole = correction(after, raw + share * (later - raw))
         return replace(whole, shift=shift + share * limited(later[..., :4], SHIFT_LIMIT))
+
+    def ahead_numbers(self, told: Tensor) -> Tensor:
+        """Numbers (..., 14) that are learned of a prediction, from y, `aside_of` and the squashed carried shift."""
+        later: Tensor = self.ahead_head(functional.silu(self.ahead_inward(told))).float()
+        return later
 
     def project_(self) -> None:
         """Keep the gains' weights of KOSS within their spectral cap; call after every step of the optimiser."""
@@ -195,6 +196,34 @@ def correction(frame: Frame, raw: Tensor) -> Correction:
 def limited(x: Tensor, limit: float) -> Tensor:
     """x, bent to stay within ± limit."""
     return limit * torch.tanh(x / limit)
+
+
+def limits_of(raw: Sequence[Any]) -> list[Any]:
+    """The 14 numbers of a correction, scalars, within their limits."""
+    limits = [SHIFT_LIMIT] * 4 + [SCALE_LIMIT] * 4 + [SHEAR_LIMIT] * 6
+    return [limit * (v / limit).tanh() for v, limit in zip(raw, limits, strict=True)]
+
+
+def factor_of(diagonal: Sequence[Any], below: Sequence[Any]) -> Matrix:
+    """L as rows of components, from its diagonal and the entries below it, row by row."""
+    return [
+        [below[i * (i - 1) // 2 + j] if j < i else diagonal[i] if i == j else 0.0 for j in range(4)] for i in range(4)
+    ]
+
+
+def aside_of(before: Frame, after: Frame, gap: Any) -> Vector:
+    """Of what the head of the prediction sees beside y: the gap in nominal ones, and how far the frame has grown."""
+    return [(gap + 0.1).log(), *((after.factor[i][i] / before.factor[i][i]).log() for i in range(4))]
+
+
+def share_of(gap: Any) -> Any:
+    """1 − exp(−dt/τ): how much of what is learned of a prediction is added after so many nominal gaps."""
+    return -(-gap).expm1()
+
+
+def carried_shift(before: Frame, after: Frame, dt_s: Any, raw: Sequence[Any]) -> Vector:
+    """u of a filtered correction, as scalars, carried along by straight flight into another frame."""
+    return times_vector(whitening_of_move(before, after, dt_s), limits_of(raw)[:4])
 
 
 def _gathered(rows: Tensor, index: Tensor) -> Tensor:

@@ -219,6 +219,18 @@ def segment_of(block: nn.Module) -> int:
     return block.koss.form.segment if isinstance(block, KossBlock) else 1
 
 
+def stepped(block: nn.Module, x: Tensor, gap: Tensor | None, state: Any) -> tuple[Tensor, Any]:
+    """A block's output (K, N, D) for rows x (K, N, D) at gaps (K, N), and its state; one row online where it is that.
+
+    Gated KalmaNet walks rows in chunks, each of which costs as much as one row; its step has a gradient of its own.
+    """
+    if isinstance(block, GkaBlock) and state is not None and len(x) == 1 and not torch.is_grad_enabled():
+        y, after = block.step(x[0], None if gap is None else gap[0], None, state)
+        return y[None], after
+    out: tuple[Tensor, Any] = block(x, gap, None, state)
+    return out
+
+
 def packed(blocks: nn.ModuleList, states: list[Any]) -> Tensor:
     """What all blocks remember of N tracks, as rows (N, M), float32."""
     parts = [part for block, state in zip(blocks, states, strict=True) for part in _parts(block, state)]

@@ -4,12 +4,13 @@ An estimate x, P has the frame W = Rᵀ G: R turns the first axis of position an
 G is the lower Cholesky factor of R P Rᵀ, so W Wᵀ = P. In it the base's error has zero mean and unit covariance
 if the base is right, wherever the aircraft flies, whatever its heading and its radar's quality.
 
-Everything is by component: a scalar is a tensor of any shape, estimates are rows (14, ...) of x, y, vx, vy and the
-upper triangle of their covariance.
+Everything is by component: a scalar is a tensor of any shape (or what `learned_rows` traces), estimates are rows
+(14, ...) of x, y, vx, vy and the upper triangle of their covariance.
 """
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -24,6 +25,7 @@ from ssrtrack.kernels.kalman_algebra import (
     symmetric,
     times_vector,
     transposed,
+    where,
 )
 from ssrtrack.models.residual_inputs import UPPER
 
@@ -60,15 +62,15 @@ def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.devi
     return torch.tensor(values, dtype=dtype, device=device)
 
 
-def frame_of(rows: Tensor) -> Frame:
+def frame_of(rows: Any) -> Frame:
     """The frame of estimates (14, ...); one that stands still heads away from the origin."""
     x, y, vx, vy = rows[:4]
     moving = vx * vx + vy * vy > STANDING_MPS**2
-    east, north = torch.where(moving, vx, x), torch.where(moving, vy, y)
-    length = torch.hypot(east, north)
+    east, north = where(moving, vx, x), where(moving, vy, y)
+    length = east.hypot(north)
     placed = length > 0.0
-    east = torch.where(placed, east / length, 0.0)
-    north = torch.where(placed, north / length, 1.0)
+    east = where(placed, east / length, 0.0)
+    north = where(placed, north / length, 1.0)
     turned = congruence(turn4(east, north), [[rows[4 + k] for k in row] for row in UPPER], ZERO)
     return Frame([x, y, vx, vy], east, north, cholesky(turned))
 
@@ -108,11 +110,15 @@ def whitening_of_move(before: Frame, after: Frame, dt_s: Tensor) -> Matrix:
 
 def corrected(frame: Frame, shift: Vector, lower: Matrix) -> tuple[Tensor, Tensor]:
     """Mean (..., 4) and covariance (..., 4, 4), x = x_b + W u and P = W L Lᵀ Wᵀ, float64; u and L in the frame."""
-    turn = turn4(frame.east, frame.north)
-    spread = product(transposed(turn), frame.factor)
-    mean = [m + d for m, d in zip(frame.mean, times_vector(spread, shift), strict=True)]
-    root = product(spread, lower)
-    P = symmetric(4, lambda i, j: dot(root[i], root[j]))
+    mean, P = moments_of(frame, shift, lower)
     shape = frame.east.shape
     rows = [torch.stack([v.double().expand(shape) for v in row], -1) for row in P]
     return torch.stack([v.double().expand(shape) for v in mean], -1), torch.stack(rows, -2)
+
+
+def moments_of(frame: Frame, shift: Vector, lower: Matrix) -> tuple[Vector, Matrix]:
+    """The same as scalars."""
+    spread = product(transposed(turn4(frame.east, frame.north)), frame.factor)
+    mean = [m + d for m, d in zip(frame.mean, times_vector(spread, shift), strict=True)]
+    root = product(spread, lower)
+    return mean, symmetric(4, lambda i, j: dot(root[i], root[j]))
