@@ -1,10 +1,14 @@
-"""What all tests share: hypothesis without a clock, Triton's interpreter, and the marker `gpu`."""
+"""What all tests share: one thread, hypothesis without a clock, Triton's interpreter, and the marker `gpu`."""
 
 import ctypes
 import os
 
 import pytest
 from hypothesis import settings
+
+# Threads of a few microseconds' work wait for each other longer than they work, the more so as `make test` keeps every
+# core busy already. It has to be told before torch is first imported; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine must not turn a correct law red.
 settings.register_profile("ssrtrack", deadline=None)
