@@ -56,7 +56,7 @@ MODELS = ("koss", "gka", "gru", "s6", "transformer")
 # Highest learning rates, where a model names none.
 RATES = {"koss": 5e-3, "gka": 3e-3, "gru": 4e-3, "s6": 4e-3, "transformer": 2e-3}
 IMMS = ("imm", "imm-gated")
-SPENT_S = 45.0  # of a process's time that is no training: imports, held-out flights, the last look at its weights
+SPENT_S = 28.0  # of a process's time that is no training: imports, held-out flights, the last look at its weights
 GRACE_S = 20.0  # how late a process may be before it is ended
 ELLIPSE = -2.0 * log(0.05)  # χ² of two components that 95 % lie below
 BASE_OFF = 1e-3  # by how much an untrained model's errors may differ from its base's
@@ -286,7 +286,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=540.0, help="until all is over")
     parser.add_argument("--side", type=int, default=0, help="models at a time on the card; 0: all")
     parser.add_argument("--size", default="small", help="tiny, small, medium or large")
-    parser.add_argument("--batch", type=int, default=512, help="windows in a step")
+    parser.add_argument("--batch", type=int, default=256, help="windows in a step")
     parser.add_argument("--window", type=int, default=100, help="plots in a window")
     parser.add_argument("--dtype", default="float32", help="float32 or bf16")
     parser.add_argument("--steps", type=int, default=0, help="so many, whatever the time")

@@ -135,12 +135,28 @@ def test_what_depends_on_more_than_shapes_is_not_replayed() -> None:
 class Counted:
     """Flights that count how often they are asked."""
 
-    def __init__(self) -> None:
-        self.flights, self.asked = flights_on("cpu"), list[int]()
+    def __init__(self, together: int = 1) -> None:
+        self.flights, self.asked, self.together = flights_on("cpu"), list[int](), together
 
     def windows(self, k: int) -> Flown:
         self.asked.append(k)
         return self.flights.windows(k)
+
+
+def test_batches_made_together_are_parted() -> None:
+    """Each is asked for once, also where its first part was skipped, and a step ahead within them is there already."""
+    counted = Counted(together=2)
+    batches_ = Batches(counted, imm(), torch.device("cpu"))
+    for k in (0, 1, 3, 4):
+        flown, base = batches_.take(k)
+        all_ = flights_on("cpu").windows(k // 2)
+        half = slice(WINDOWS // 2 * (k % 2), WINDOWS // 2 * (k % 2 + 1))
+        torch.testing.assert_close(flown.position_m, all_.position_m[half], rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(base.mean, base_history(imm(), all_).mean[half], rtol=0, atol=0, equal_nan=True)
+    assert counted.asked == [0, 1, 2]
+    batches_._device = torch.device("cuda")
+    batches_.prepare(5)  # would need a GPU
+    assert counted.asked == [0, 1, 2]
 
 
 class Stream:

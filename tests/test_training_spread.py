@@ -187,6 +187,7 @@ def test_a_batch_is_a_function_of_its_number() -> None:
         assert torch.equal(ahead.windows(3).range_m.nan_to_num(), late.range_m.nan_to_num())
     halves = [SpreadFlights(ALL_RADARS, 7, 8, 20, "cpu", rank, 2).windows(0) for rank in range(2)]
     assert len(halves[0].time_s) == 4 and not torch.equal(halves[0].range_m, halves[1].range_m)
+    assert len(SpreadFlights(ALL_RADARS, 7, 8, 20, "cpu", together=3).windows(0).time_s) == 24
     with pytest.raises(ScenarioError, match="cannot be shared by 3"):
         SpreadFlights(ALL_RADARS, 7, 8, 20, "cpu", 0, 3)
 

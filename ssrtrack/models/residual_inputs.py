@@ -99,6 +99,10 @@ class Base:
         """Mode probabilities (N, T, M), None for a single model."""
         return self.modes.permute(2, 1, 0) if self.modes.shape[0] else None
 
+    def flights(self, part: slice) -> "Base":
+        """Those of some flights, as views."""
+        return Base(*(getattr(self, f.name)[..., part] for f in fields(self)))
+
 
 def mean_of(rows: Tensor) -> Tensor:
     """The means (N, T, 4) of estimates (14, T, N)."""

@@ -32,6 +32,7 @@ PLANS, NOISE = 113, 114  # first words of the spawn keys of random streams
 PLANNED = 4096  # flights planned at a time
 USES = 4  # of every plan
 HABITS = 256  # different flows among them
+TOGETHER = 2048  # windows made at a time on a GPU, which takes as long for a tenth of them
 SPARE = 1.4  # flights made for one wanted: some are never long enough in sight
 LEAST_SEEN = 0.75  # share of meetings that become plots, from which windows are full
 PLACE_DEG, HEIGHT_M = (45.0, 5.0), 200.0  # of the radar: only the earth's curvature matters
@@ -195,17 +196,19 @@ def drawn_radars(spread: Spread, radius_nm: Tensor, rng: torch.Generator) -> Rad
 class SpreadFlights:
     """Part `rank` of `world` of endless batches of `batch` windows of `length` plots, made on `device`.
 
-    Batch k is a function of spread, seed, k and how many share it.
+    `together` batches are made at a time, and are what `windows` gives. Batch k is a function of spread, seed, k, how
+    many are made together, and how many processes share them.
     """
 
     def __init__(
         self, spread: Spread, seed: int, batch: int, length: int, device: torch.device | str, rank: int = 0,
-        world: int = 1, pool: ThreadPoolExecutor | None = None,
+        world: int = 1, pool: ThreadPoolExecutor | None = None, together: int = 1,
     ) -> None:  # fmt: skip
         if batch % world:
             raise ScenarioError(f"a batch of {batch} windows cannot be shared by {world} processes; give a multiple")
-        self._spread, self._seed, self._length = spread, seed, length
-        self._rows, self._made = batch // world, int(np.ceil(SPARE * batch / world))
+        self._spread, self._seed, self._length, self.together = spread, seed, length, together
+        self._rows = together * batch // world
+        self._made = int(np.ceil(SPARE * self._rows))
         self._rank, self._world, self._device, self._pool = rank, world, torch.device(device), pool
         self._meetings = int(np.ceil(length / LEAST_SEEN)) + 4
         self._span_s = (self._meetings + 2) * max(high for _, high in spread.period_s)
@@ -213,7 +216,7 @@ class SpreadFlights:
         self._fleets: dict[int, Future[Fleet]] = {}
 
     def windows(self, k: int) -> Flown:
-        """This process's windows of batch k.
+        """This process's windows of batch k, or of the k-th `together` batches.
 
         Raises:
             ScenarioError: hardly a flight is long enough in sight.
@@ -277,10 +280,11 @@ def _period_s(pieces: Sequence[Range], share: Tensor) -> Tensor:
 def spread_flights(
     spread: Spread, seed: int, batch: int, length: int, device: torch.device | str, rank: int = 0, world: int = 1
 ) -> Iterator[SpreadFlights]:
-    """Endless batches made on the device, planned ahead by a thread.
+    """Endless batches made on the device, planned ahead by a thread; on a GPU several together.
 
     Raises:
         ScenarioError: a batch that cannot be shared out.
     """
+    together = max(1, TOGETHER * world // batch) if torch.device(device).type == "cuda" else 1
     with ThreadPoolExecutor(1) as pool:
-        yield SpreadFlights(spread, seed, batch, length, device, rank, world, pool)
+        yield SpreadFlights(spread, seed, batch, length, device, rank, world, pool, together)
