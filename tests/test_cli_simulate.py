@@ -17,11 +17,12 @@ from ssrtrack.data import Plots
 from ssrtrack.io.hdf5 import LogReader, Provenance
 from ssrtrack.io.sites import parse_site
 from ssrtrack.io.trajectories import read_trajectories
-from ssrtrack.simulators import profile
+from ssrtrack.simulators import profile, suite
 from ssrtrack.simulators.replay_scenario import with_truth
 from ssrtrack.simulators.scenario import parse_scenario
 from ssrtrack.simulators.scenario import simulate as run
 from ssrtrack.simulators.suite import SEEDS, VERSION
+from tests.cli_fixture import in_process
 from tests.test_io_trajectories import flown, state_vectors
 
 MAIN = [sys.executable, "-c", "from ssrtrack.cli.main import main; main()", "simulate"]
@@ -41,7 +42,7 @@ radius_nm = 40
 
 
 def simulate(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*MAIN, *map(str, arguments)], capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT)
+    return in_process("simulate", *arguments, cwd=cwd)
 
 
 @pytest.fixture
@@ -115,13 +116,8 @@ def test_a_suite_radar_goes_where_the_flights_are(folder):
 
 def test_a_split_says_what_it_is(folder, monkeypatch):
     """The whole split takes half a minute: here it is cut, by the only line that a split changes."""
-    script = (
-        "import sys; from ssrtrack.simulators import suite; "
-        "suite.DURATION_SHARE = dict.fromkeys(suite.DURATION_SHARE, 0.005); "
-        "from ssrtrack.cli.main import main; sys.argv[0] = 'ssrtrack'; main()"
-    )
-    command = [sys.executable, "-c", script, "simulate", "suite:degraded", "--split", "validation", "-o", "v.h5"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=ENVIRONMENT)
+    monkeypatch.setattr(suite, "DURATION_SHARE", dict.fromkeys(suite.DURATION_SHARE, 0.005))
+    done = simulate("suite:degraded", "--split", "validation", "-o", "v.h5", cwd=folder)
     assert done.returncode == 0, done.stderr
     with LogReader(folder / "v.h5") as log:
         about = log.provenance

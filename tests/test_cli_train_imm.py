@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ssrtrack.filters.tuned_file import read_tuned
+from tests.cli_fixture import in_process
 from tests.scenario_text import SCENARIO
-from tests.test_cli import ssrtrack
 
 
 @pytest.fixture(scope="module")
@@ -16,14 +16,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A scenario, its log with the seed that is tuned on, and a file of tuned parameters."""
     folder = tmp_path_factory.mktemp("train")
     (folder / "small.toml").write_text(SCENARIO)
-    assert ssrtrack("simulate", "small.toml", "-o", "one.h5", "--seed", 1, cwd=folder).returncode == 0
-    assert ssrtrack("simulate", "small.toml", "-o", "five.h5", "--seed", 5, cwd=folder).returncode == 0
+    assert in_process("simulate", "small.toml", "-o", "one.h5", "--seed", 1, cwd=folder).returncode == 0
+    assert in_process("simulate", "small.toml", "-o", "five.h5", "--seed", 5, cwd=folder).returncode == 0
     return folder
 
 
 @pytest.fixture(scope="module")
 def tuned(folder: Path) -> subprocess.CompletedProcess[str]:
-    return ssrtrack("train", "imm", "-s", "small.toml", "-e", "kf:speed_sigma_mps=150", "-o", "kf.toml", cwd=folder)
+    return in_process("train", "imm", "-s", "small.toml", "-e", "kf:speed_sigma_mps=150", "-o", "kf.toml", cwd=folder)
 
 
 def test_a_scenario_to_a_file_and_its_scores(folder: Path, tuned: subprocess.CompletedProcess[str]) -> None:
@@ -35,7 +35,7 @@ def test_a_scenario_to_a_file_and_its_scores(folder: Path, tuned: subprocess.Com
     assert file.parameters["speed_sigma_mps"] == 150.0
     assert file.validation["objective_after"] > file.validation["objective_before"]
     assert "ssrtrack train imm -s small.toml" in file.command
-    done = ssrtrack("evaluate", "five.h5", "-t", "kf", "-t", "kf.toml", "-o", "report", cwd=folder)
+    done = in_process("evaluate", "five.h5", "-t", "kf", "-t", "kf.toml", "-o", "report", cwd=folder)
     assert done.returncode == 0, done.stderr
     scores = json.loads((folder / "report" / "scores.json").read_text())["trackers"]
     assert set(scores) == {"kf", "kf.toml"}
@@ -44,11 +44,11 @@ def test_a_scenario_to_a_file_and_its_scores(folder: Path, tuned: subprocess.Com
 
 def test_the_training_log_is_refused_unless_forced(folder: Path, tuned: subprocess.CompletedProcess[str]) -> None:
     assert tuned.returncode == 0
-    refused = ssrtrack("evaluate", "one.h5", "-t", "kf.toml", "-o", "no", cwd=folder)
+    refused = in_process("evaluate", "one.h5", "-t", "kf.toml", "-o", "no", cwd=folder)
     assert refused.returncode == 1
     assert "'kf.toml' was trained on it" in refused.stderr
     assert "--force-training-data" in refused.stderr
-    forced = ssrtrack("evaluate", "one.h5", "-t", "kf.toml", "-o", "yes", "--force-training-data", cwd=folder)
+    forced = in_process("evaluate", "one.h5", "-t", "kf.toml", "-o", "yes", "--force-training-data", cwd=folder)
     assert forced.returncode == 0, forced.stderr
 
 
@@ -67,7 +67,7 @@ WRONG = {
 @pytest.mark.parametrize(("arguments", "code", "named"), WRONG.values(), ids=WRONG.keys())
 def test_wrong_usage(folder: Path, arguments: list[str], code: int, named: str) -> None:
     before = sorted(p.name for p in folder.iterdir())
-    done = ssrtrack("train", "imm", *arguments, cwd=folder)
+    done = in_process("train", "imm", *arguments, cwd=folder)
     assert done.returncode == code, done.stderr
     assert named in done.stderr
     assert len(done.stderr.splitlines()) == 1
