@@ -15,6 +15,7 @@ import pytest
 from ssrtrack.cli import batch as command_module
 from ssrtrack.cli.main import main
 from tests.batch_fixture import TRACKERS, small_logs
+from tests.cli_fixture import in_process
 from tests.scoring_fixture import simple_log
 
 COMMAND = [sys.executable, "-c", "from ssrtrack.cli.main import main; main()", "batch"]
@@ -63,7 +64,7 @@ def test_batch_of_good_and_bad_logs(tmp_path: Path) -> None:
         assert (result["folder"] is None) == (result["status"] == "failed")
         assert result["folder"] is None or f'href="{result["folder"]}/result.json"' in page
     (tmp_path / "logs" / "bad<b>.h5").unlink()
-    again = ssrtrack_batch("logs", *OPTIONS, "--workers", 0, "-o", "out", "--resume", cwd=tmp_path)
+    again = in_process("batch", "logs", *OPTIONS, "--workers", 0, "-o", "out", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stderr == ""
     assert "0 logs scored, 3 reused, 0 failed" in again.stdout
@@ -151,7 +152,7 @@ def test_interrupt_leaves_whole_results_and_can_be_resumed(tmp_path: Path, numbe
     assert not list(out.rglob("*.part"))
     assert all_gone(running.pid)
     some = sorted((tmp_path / "logs").iterdir())[:4]
-    again = ssrtrack_batch(*some, "-t", "ukf", "--workers", 1, "-o", "out", "--resume", cwd=tmp_path)
+    again = in_process("batch", *some, "-t", "ukf", "--workers", 0, "-o", "out", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     reused = summary(out)["reused"]
     assert reused == sum(path["log"] in map(str, some) for path in done)
