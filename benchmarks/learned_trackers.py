@@ -16,11 +16,12 @@ both tuned on the suite's training splits: with mixture noise, or with a gate. I
 so that no other choice of one of them gives a greater ratio. Intervals are 95 %, of ratios paired over flights.
 
 Writes results/learned_trackers.csv: a row for each part, set, model, seed and measure, with what is asked of it
-("must", "target"), what is met ("target", "must" or "no"), and the first digits of the weights' SHA-256. The set "suite" is all four together, and its seed "all"
-the mean over a model's seeds, with the least and the greatest. Beside it the figure, as learned_trackers.svg and .png.
-The flights are simulated once and stay in --folder, by settings, so that any number of models may follow. The table is
-written anew after every set. Two cores take about seven minutes for a KOSS of size small, twenty for a large one
-(extrapolated from 64 to 256 flights of each set); several models share what the IMMs and the flights cost.
+("must", "target"), what is met ("target", "must" or "no"), and the first digits of the weights' SHA-256. The set
+"suite" is all four together, and its seed "all" the mean over a model's seeds, with the least and the greatest. Beside
+it the figure, as learned_trackers.svg and .png. The flights are simulated once and stay in --folder, by settings, so
+that any number of models may follow. The table is written anew after every set. Two cores take about seven minutes for
+a KOSS of size small, twenty for a large one (extrapolated from 64 to 256 flights of each set); several models share
+what the IMMs and the flights cost.
 """
 
 import argparse
@@ -246,7 +247,7 @@ def main(given: Sequence[str] | None = None) -> int:
         from ssrtrack.report.figures_koss import save
         from ssrtrack.report.figures_learned import learned_figure
 
-        for path in save(learned_figure(rows), asked.figures, "learned_trackers"):
+        for path in save(learned_figure(whole(rows)), asked.figures, "learned_trackers"):
             print(f"written: {path}")
     missed = tell(whole(rows))
     print(f"{time.perf_counter() - start:.0f} s for {len(models)} model{'s' * (len(models) != 1)}")

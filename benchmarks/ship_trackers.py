@@ -1,7 +1,7 @@
 """A trained run becomes a tracker of the package: `ssrtrack evaluate -t NAME` then means it.
 
     python benchmarks/ship_trackers.py runs/koss-1 --name koss --device "NVIDIA H100 80GB HBM3"
-    python benchmarks/ship_trackers.py runs/gka-1 --name gka --float16 --command "python benchmarks/train_learned_gpu.py"
+    python benchmarks/ship_trackers.py runs/gka-1 --name gka --float16 --command "ssrtrack train gka -s spread"
 
 Writes ssrtrack/models/pretrained/NAME: weights and model.json, which says how the run was trained (its command, recipe,
 data and seconds), on what, how good it was on its validation flights, and on the test splits where the table of

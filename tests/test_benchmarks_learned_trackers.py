@@ -19,6 +19,7 @@ import learned_trackers as script  # noqa: E402
 import learned_trackers_hard as hard  # noqa: E402
 import learned_trackers_score as scores  # noqa: E402
 import learned_trackers_sets as sets  # noqa: E402
+import learned_trackers_table as readme  # noqa: E402
 import learned_trackers_wanted as wanted  # noqa: E402
 
 from ssrtrack.errors import EstimatorError, ScoringError  # noqa: E402
@@ -26,6 +27,7 @@ from ssrtrack.filters.bank import Bank  # noqa: E402
 from ssrtrack.filters.run import run  # noqa: E402
 from ssrtrack.models.checkpoint import save_run  # noqa: E402
 from ssrtrack.models.load import load_tracker  # noqa: E402
+from ssrtrack.report.figures_learned import learned_figure  # noqa: E402
 from ssrtrack.simulators.suite import list_suite, suite_provenance  # noqa: E402
 from ssrtrack.training.loop_model import new_model  # noqa: E402
 
@@ -206,6 +208,76 @@ def test_rows_over_the_seeds_of_a_model() -> None:
     assert (one["model"], one["seed"], one["low"], one["high"]) == ("m", "all 2", 0.90, 0.99)
     assert one["value"] == pytest.approx(0.945) and one["met"] == "must"
     assert wanted.over_seeds([one | {"set": "tma-4s"}, one | {"set": "tma-4s"}]) == []
+
+
+def some_rows() -> list[dict[str, Any]]:
+    """Rows of two sets for two seeds of one model and one of another, as the judge makes them."""
+    found: list[dict[str, Any]] = []
+    for name, seed, size in (("koss", "1", 0.8), ("koss", "2", 0.9), ("gka", "1", 0.7)):
+        for i, where in enumerate(("tma-4s", "degraded")):
+            model, value = (name, seed), size + 0.02 * i
+            given = {"interval": (value - 0.05, value + 0.05), "updates": 100}
+            velocity = wanted.ACCURACY["all updates, velocity"].wanted
+            found += [
+                wanted.row("ratio", where, model, "all updates, velocity", value, wanted=velocity, **given),
+                wanted.row("ratio", where, model, "turns, position", value, **given),
+                wanted.row("transfer", f"{where} x", model, "all updates, position", value, wanted=wanted.AREA),
+                wanted.row("sweep", where, model, "gap", value + 0.2, wanted=wanted.AREA),
+                wanted.row("hard", where, model, "no altitude: NaN", float(i), wanted=wanted.NO_NAN),
+                wanted.row(
+                    "range bands", where, model, "coverage_95, 20-40 NM", 0.95 + 0.03 * i, wanted=wanted.COVERAGE_PART,
+                    reference_value=0.9, **given,
+                ),
+            ]  # fmt: skip
+    return found
+
+
+def test_the_table_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = script.table(some_rows(), {"commit": "-"}, {})
+    with (tmp_path / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert readme.main([str(tmp_path / "table.csv"), "--figures", str(tmp_path)]) == 0
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in capsys.readouterr().out.splitlines()]
+    told = {line[0]: line[1:] for line in lines}
+    assert lines[0] == ["", "asked (aimed at)", "gka", "koss"] and set(lines[1]) == {"---"}
+    assert "turns, position" not in told, "nothing is asked of it"
+    # Two seeds: the mean, and from which to which they go; one: its interval over flights.
+    gka, koss = told["all updates, velocity"][1:]
+    assert told["all updates, velocity"][0] == "≤ 0.87 (0.75)"
+    assert koss == "0.860 (0.810–0.910)" and gka.startswith("**0.710 (0.6") and gka.endswith("**")
+    assert told["area under a sweep's curve"][1:] == [
+        "2 of 2; worst 0.920 (degraded, gap)", "*0 of 4; worst 1.120* (degraded, gap)"
+    ]  # fmt: skip
+    assert told["hard cases: NaN"][1:] == ["*1 of 2*", "*2 of 4*"]
+    assert told["coverage in range bands"][1:] == ["*1 of 2*", "*2 of 4*"]
+    assert (tmp_path / "learned_trackers.png").stat().st_size > 10_000
+    assert readme.main([str(tmp_path / "table.csv"), "--models", "gka"]) == 0
+    assert "koss" not in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no model gru"):
+        readme.main([str(tmp_path / "table.csv"), "--models", "gru"])
+
+
+def test_the_figure_is_of_rows_or_of_their_table() -> None:
+    rows = script.whole(some_rows())
+    figure, again = (learned_figure(r) for r in (rows, script.table(some_rows(), {}, {})))
+    shown, shown_again = (
+        [np.sort(np.concatenate([np.reshape(line.get_xdata(), -1) for line in axes.lines])) for axes in one.axes]
+        for one in (figure, again)
+    )
+    assert len(figure.axes) == 4
+    for one, other in zip(shown, shown_again, strict=True):
+        np.testing.assert_allclose(one.astype(float), other.astype(float), rtol=1e-4)
+    whole = [r["value"] for r in rows if r["set"] == "suite" and r["part"] == "ratio" and r["seed"] in ("all 2",)]
+    drawn = {round(float(x), 6) for line in figure.axes[0].lines for x in np.atleast_1d(line.get_xdata())}
+    assert whole and all(round(value, 6) in drawn for value in whole)
+    only = learned_figure([r for r in rows if r["part"] in ("ratio", "range bands")])
+    assert len(only.axes) == 2
+    with pytest.raises(ValueError, match="no row of part"):
+        learned_figure([r for r in rows if r["part"] != "ratio"])
+    one_set = learned_figure([r for r in rows if r["set"] == "degraded"])
+    assert len(one_set.axes) == 2 and len(one_set.axes[0].lines) > 4
 
 
 @pytest.mark.parametrize(
