@@ -1,7 +1,7 @@
 """Milliseconds of Gated KalmaNet's kernels on one CUDA device, beside flash-linear-attention and softmax attention.
 
     python benchmarks/gka_gpu.py --workers 14 --peers DIR040 DIR060 --ahead    (compiles all; some minutes)
-    python benchmarks/gka_gpu.py --peers DIR040 DIR060                         (about 8 minutes)
+    python benchmarks/gka_gpu.py --peers DIR040 DIR060                         (about 4 minutes)
 
 First of all, each case must be right: two heads of the timed size, all their steps, output and gradients against
 float64, and the same of a length that ends within a chunk (`gka_gpu_check`). What is wrong gets no time.
@@ -14,52 +14,34 @@ that of a copy, both measured in the same process, summed over the kernels.
 
 Peers are different operators at the same sizes: MesaNet's solves the same equations with a constant ridge by conjugate
 gradients (30 of them). DIR040 and DIR060 are folders with the unpacked wheels of fla-core 0.4.0 and 0.6.0 and of einops
-(python -m pip download --no-deps fla-core==0.4.0 einops; unzip); each version is timed in a process of its own, and the
-package's own forward in both. Without --peers their rows say so.
+(python -m pip download --no-deps fla-core==0.4.0 einops packaging; unzip). They are timed in processes of their own,
+each with the package's own forward beside them (`gka_gpu_beside`). Without --peers their rows say so.
 
-Writes results/gka_gpu.csv after each part, and results/gka_gpu_sweep.csv: T from 1,024 to 131,072 at a constant number
-of tokens, and single steps of `gka_step`. Without a CUDA device, `--device cpu --tiny` goes through the same motions.
+In the order of the rows' weight: the package's own, MesaNet of both versions, softmax attention, the other peers, the
+sweep; 0.6.0's Gated DeltaNet comes last, since its backward refuses Triton 3.4 to 3.7 on these cards.
+
+Writes results/gka_gpu.csv row by row, and results/gka_gpu_sweep.csv: T from 1,024 to 131,072 at a constant number of
+tokens, and single steps of `gka_step`. Without a CUDA device, `--device cpu --tiny` goes through the same motions.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
+from gka_gpu_beside import FIRST, LAST, SECOND, VERSIONS, Peer, peer_rows, peers_of
 from gka_gpu_cases import TABLE, Case, columns_of
 from gka_gpu_check import Found, checked
 from gka_gpu_kernels import kernel_rows, memory_columns
 from gka_gpu_sweep import classes, sweep
 from gka_gpu_table import finished, shown
 from gka_gpu_ways import ATTENTION, FLA, OURS, Row, attention, ours, problem, sets_of, timed_rows
-from koss_gpu_ahead import Job, boxed, compiled
+from koss_gpu_ahead import Job, compiled
 from koss_gpu_clock import Deadline, ceilings, first_line, free
 from setting import RESULTS, cuda_device, device, setting, write_csv
-
-PEERS = {
-    "0.4.0": ("chunk_mesa_net", "chunk_gated_delta_rule", "chunk_simple_gla"),
-    "0.6.0": ("chunk_mesa_net", "chunk_gated_delta_rule"),
-}
-SCRIPT = Path(__file__).with_name("gka_gpu_peers.py")
-
-
-class Peer(NamedTuple):
-    """One version of flash-linear-attention: where it lies, None if nowhere, and which of its operators are timed."""
-
-    version: str
-    site: Path | None
-    ways: tuple[str, ...]
-
-    def command(self, args: argparse.Namespace, cases: Sequence[Case], ways: Sequence[str], *more: str) -> list[str]:
-        names = [case.name for case in cases]
-        options = ["--site", str(self.site), "--version", self.version, "--device", args.device, *more]
-        options += ["--backend", args.backend, "--budget", str(args.budget), *["--tiny"] * args.tiny]
-        return [sys.executable, str(SCRIPT), *options, "--ways", *ways, "--cases", *names]
 
 
 def own_rows(case: Case, args: argparse.Namespace, deadline: Deadline) -> Iterator[Row]:
@@ -107,28 +89,6 @@ def attention_rows(case: Case, args: argparse.Namespace, deadline: Deadline) -> 
         yield common | {"note": f"does not run: {first_line(error)}"}
     finally:
         free()
-
-
-def peer_rows(peer: Peer, cases: Sequence[Case], args: argparse.Namespace, deadline: Deadline) -> list[Row]:
-    """Rows of one version's operators, from a process of its own that is ended after --peer-box seconds."""
-    way = f"flash-linear-attention {peer.version}"
-    nothing = columns_of(cases[0]) | {"of": cases[0], "way": way}
-    if peer.site is None:
-        return [nothing | {"note": "not installed: --peers names no folder of it"}]
-    if deadline.over():
-        return [nothing | {"note": deadline.note}]
-    free()
-    box_s = min(args.peer_box, deadline.left_s())
-    told, fault = boxed(peer.command(args, cases, peer.ways, "--seconds", str(0.9 * box_s)), box_s)
-    rows = peers_read(told, cases)
-    return [*rows, nothing | {"note": f"not whole: {fault}"}] if fault else rows
-
-
-def peers_read(told: str, cases: Sequence[Case]) -> list[Row]:
-    """Rows from what a peer's process printed."""
-    of = {case.name: case for case in cases}
-    read = [json.loads(line) for line in told.splitlines() if line.startswith("{")]
-    return [columns_of(of[row["case"]]) | {"of": of[row["case"]]} | row for row in read]
 
 
 def jobs_of(cases: Sequence[Case], peers: Sequence[Peer], args: argparse.Namespace) -> list[Job]:
@@ -182,17 +142,30 @@ class Run:
             write_csv(self.args.output, table, told=False)
 
     def all(self, cases: Sequence[Case], peers: Sequence[Peer]) -> None:
-        """In order of weight: the package's own, peers, the sweep."""
+        """In order of weight: the package's own, the peers that solve the same, other peers, the sweep."""
         args, deadline = self.args, self.deadline
         beside = [case for case in cases if case.peers]
         for case in cases:
-            self.keep(own_rows(case, args, deadline))
+            self.part(case.name, own_rows(case, args, deadline))
+        self.turn(FIRST, peers, beside)
         for case in beside:
-            self.keep(attention_rows(case, args, deadline))
-        for peer in peers if beside else []:
-            self.keep(peer_rows(peer, beside, args, deadline))
+            self.part(f"{ATTENTION}, {case.name}", attention_rows(case, args, deadline))
+        self.turn(SECOND, peers, beside)
         if not args.no_sweep:
+            begin = time.perf_counter()
             print("\n".join(sweep(args, deadline, self.found, self.extra)), flush=True)
+            print(f"-- {time.perf_counter() - begin:.1f} s for the sweep", flush=True)
+        self.turn(LAST, peers, beside)
+
+    def turn(self, which: int, peers: Sequence[Peer], cases: Sequence[Case]) -> None:
+        for peer in peers if cases else []:
+            if peer.turn == which:
+                self.part(peer.name, peer_rows(peer, cases, self.args, self.deadline))
+
+    def part(self, name: str, new: Iterator[Row]) -> None:
+        begin = time.perf_counter()
+        self.keep(new)
+        print(f"-- {time.perf_counter() - begin:.1f} s for {name}", flush=True)
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -206,12 +179,7 @@ def main(given: Sequence[str] | None = None) -> int:
     begin = time.perf_counter()
     deadline = Deadline(begin + args.seconds, args.seconds)
     cases = [trimmed(case) if args.tiny else case for case in TABLE if args.only in case.name]
-    sites = args.peers or [None] * len(PEERS)
-    peers = [
-        Peer(version, site, chosen)
-        for (version, ways), site in zip(PEERS.items(), sites, strict=True)
-        if (chosen := [way for way in ways if not args.ways or way in args.ways])
-    ]
+    peers = peers_of(args.peers, args.ways)
     if args.workers:
         compiled(jobs_of(cases, peers, args), args.workers, args.box, deadline.at)
     if args.ahead:
@@ -235,7 +203,13 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, default=RESULTS / "gka_gpu.csv", help="CSV to write; the sweep's lies beside it")
     add("--device", choices=("cuda", "cpu"), default="cuda")
     add("--backend", default="", help="the package's own: triton, or torch on a CPU")
-    add("--peers", type=Path, nargs=2, metavar=("DIR040", "DIR060"), help="flash-linear-attention 0.4.0 and 0.6.0")
+    add(
+        "--peers",
+        type=Path,
+        nargs=len(VERSIONS),
+        metavar=("DIR040", "DIR060"),
+        help="flash-linear-attention 0.4.0 and 0.6.0",
+    )
     add("--ways", nargs="+", choices=list(FLA), help="those of the peers' operators alone")
     add("--tiny", action="store_true", help="all sizes as small as they can be: a trial")
     add("--only", default="", metavar="CASE", help="those whose names hold this text")
@@ -244,7 +218,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     add("--workers", type=int, default=0, help="processes that compile side by side before anything is timed")
     add("--ahead", action="store_true", help="compile, which needs --workers, and stop before anything is timed")
     add("--box", type=float, default=240.0, help="seconds that one of them has")
-    add("--peer-box", type=float, default=180.0, help="seconds that the process of one version of the peers has")
+    add("--peer-box", type=float, default=180.0, help="seconds that a process of peers has")
     add("--compile-only", type=int, metavar="K", help="compile the K-th size's kernels, and nothing else")
     add("--no-sweep", action="store_true")
     return parser.parse_args(given)

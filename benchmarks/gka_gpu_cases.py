@@ -103,6 +103,7 @@ def costs(case: Case) -> dict[str, dict[str, Cost]]:
     norm, readout = state + cross, state + 2 * cross
     return {
         "forward": {
+            "gates": Cost(0.0, 2 * FINE),
             "states": walk,
             "solve": Cost(iterations + norm + readout, 4 * row + states + 2 * FINE),
         },
@@ -123,6 +124,15 @@ def kept(case: Case) -> Cost:
     return Cost(0.0, float(WIDE * case.width) + 2 * FINE)
 
 
+def parts_of(case: Case, direction: str) -> list[Cost]:
+    """Of a direction's kernels, one after another; where a backward follows, the solve writes more."""
+    table = costs(case)
+    if direction == "forward":
+        return list(table["forward"].values())
+    solve = Cost(*(a + b for a, b in zip(table["forward"]["solve"], kept(case), strict=True)))
+    return [*(table["forward"] | {"solve": solve}).values(), *table["backward"].values()]
+
+
 def floor_of(case: Case, cost: Cost, found: Ceilings) -> tuple[float, str]:
     """Least milliseconds of a kernel, and what sets it."""
     both = {"products": cost.flop / found.matmul_flop_per_s, "memory": cost.bytes / found.copy_bytes_per_s}
@@ -137,11 +147,7 @@ def floor_ms(case: Case, direction: str, found: Ceilings) -> tuple[float, str]:
     can come to 100 %: elementwise work between products, products of gates (TensorFloat32, half the rate), and that a
     walk through chunks is sequential.
     """
-    table = costs(case)
-    parts = list(table["forward"].values())
-    if direction != "forward":
-        solve = Cost(*(a + b for a, b in zip(parts[1], kept(case), strict=True)))
-        parts = [parts[0], solve, *table["backward"].values()]
+    parts = parts_of(case, direction)
     found_by = [floor_of(case, cost, found) for cost in parts]
     sums = {by: sum(ms for ms, other in found_by if other == by) for _, by in found_by}
     return sum(sums.values()), max(sums, key=lambda by: sums[by])

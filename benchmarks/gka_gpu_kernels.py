@@ -33,6 +33,10 @@ class _Timed:
 
         return launched
 
+    def __getattr__(self, name: str) -> Any:
+        """What a launcher asks a kernel for."""
+        return getattr(self.kernel, name)
+
 
 @contextmanager
 def timed(kernels: Any, log: Log) -> Iterator[None]:

@@ -5,7 +5,7 @@
 --site is a folder with the unpacked wheels of fla-core and einops. A line of JSON for each row, which `gka_gpu.py`
 reads. The package's own forward at the first case is timed here too: that both processes had an equally fast card shows
 in its time. What an operator autotunes it tunes here, with nothing beside it on the card: some hundred configurations
-of its kernels, each for TUNED_MS. With --compile-only all of them are compiled, and none is chosen.
+of its kernels at each size, each for TUNED_MS. With --compile-only all of them are compiled, and none is chosen.
 """
 
 import argparse
@@ -16,12 +16,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from gka_gpu_cases import TABLE, Case
-from gka_gpu_ways import FLA, OURS, Row, finite, ours, problem, sets_of, timed_rows
+from gka_gpu_cases import DIRECTIONS, TABLE, Case
+from gka_gpu_ways import FLA, OURS, Row, not_finite, ours, problem, sets_of, timed_rows
 from koss_gpu_clock import Deadline, first_line, free
 
-TUNED_MS = 25  # Triton's own habit is 100: minutes for an operator
+TUNED_MS = 15  # Triton's own habit is 100: minutes for an operator
 
 
 def rows_of(case: Case, way: str, version: str, where: str, budget_s: float, deadline: Deadline) -> Iterator[Row]:
@@ -33,7 +34,7 @@ def rows_of(case: Case, way: str, version: str, where: str, budget_s: float, dea
     try:
         make = FLA[way]
         first = problem(case, make, where, 1)
-        bad = finite(first)
+        bad = not_finite(first)
         for row in timed_rows(sets_of(first, case, make, where), where, budget_s, deadline):
             yield common | row | ({"note": bad} if bad and "note" not in row else {})
     except Exception as error:  # an operator that refuses is a finding, not an end
@@ -44,12 +45,16 @@ def rows_of(case: Case, way: str, version: str, where: str, budget_s: float, dea
 
 def own_rows(case: Case, version: str, backend: str, where: str, budget_s: float, deadline: Deadline) -> Iterator[Row]:
     """The package's forward beside them."""
-    make = ours(backend)
-    sets = sets_of(problem(case, make, where, 1), case, make, where)
-    for row in timed_rows(sets, where, budget_s, deadline):
-        if row["direction"] == "forward":
-            yield {"case": case.name, "way": f"{OURS}, beside {version}"} | row
-    free()
+    common = {"case": case.name, "way": f"{OURS}, beside {version}"}
+    try:
+        make = ours(backend)
+        sets = sets_of(problem(case, make, where, 1), case, make, where)
+        for row in timed_rows(sets, where, budget_s, deadline, DIRECTIONS[:1]):
+            yield common | row
+    except Exception as error:  # the peers are timed all the same
+        yield common | {"note": f"does not run: {first_line(error)}"}
+    finally:
+        free()
 
 
 def compile_only(case: Case, ways: Sequence[str], where: str) -> None:
@@ -75,11 +80,25 @@ def tuned_by(compile_only: bool) -> None:
     testing.do_bench = once if compile_only else briefly
 
 
+def tuners() -> list[Any]:
+    """Triton's autotuners that are made from now on."""
+    tuner = importlib.import_module("triton.runtime.autotuner").Autotuner
+    made: list[Any] = []
+    plain = tuner.__init__
+
+    def kept(self: Any, *given: Any, **options: Any) -> None:
+        plain(self, *given, **options)
+        made.append(self)
+
+    tuner.__init__ = kept
+    return made
+
+
 def main(given: Sequence[str] | None = None) -> int:
     args = arguments(given)
-    if args.compile_only:
-        # What it takes for chosen is not to be kept.
-        os.environ["FLA_CACHE_RESULTS"] = "0"
+    # Nothing chosen is kept on the disk: neither what is taken for chosen while compiling, nor another size's best.
+    os.environ["FLA_CACHE_RESULTS"] = "0"
+    chosen = tuners() if args.device == "cuda" else []
     sys.path.insert(0, str(args.site))
     found = importlib.import_module("fla").__version__
     if found != args.version:
@@ -94,8 +113,11 @@ def main(given: Sequence[str] | None = None) -> int:
     deadline = Deadline(time.perf_counter() + args.seconds, args.seconds)
     for row in own_rows(cases[0], args.version, args.backend, args.device, args.budget, deadline):
         print(json.dumps(row), flush=True)
-    for way in args.ways:
-        for case in cases:
+    for case in cases:
+        # Some kernels tune by the chunk alone, so that a size would go with what was best for the one before it.
+        for tuner in chosen:
+            tuner.cache.clear()
+        for way in args.ways:
             for row in rows_of(case, way, args.version, args.device, args.budget, deadline):
                 print(json.dumps(row), flush=True)
     return 0

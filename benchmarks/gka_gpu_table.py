@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from gka_gpu_cases import DIRECTIONS, Case, Cost, costs, floor_ms, floor_of, kept
+from gka_gpu_cases import DIRECTIONS, Case, Cost, costs, floor_ms, floor_of, kept, parts_of
 from gka_gpu_ways import OURS, Row
 from koss_gpu_cases import Ceilings
 
@@ -63,15 +63,12 @@ def _worked_out(r: Row, case: Case, ms: float, found: Ceilings) -> Row:
 
 def cost_of(case: Case, direction: str, kernel: str) -> Cost | None:
     """Of one kernel, None of one that `costs` does not know; without a name, of all in a direction."""
-    table = costs(case)
+    if not kernel:
+        parts = parts_of(case, direction)
+        return Cost(sum(part.flop for part in parts), sum(part.bytes for part in parts))
+    cost = costs(case)[direction].get(kernel)
     # Kernels are timed in a pass that keeps what the backward wants, as a pass in both directions does.
-    solve = table["forward"]["solve"]
-    table["forward"]["solve"] = with_kept = Cost(*(a + b for a, b in zip(solve, kept(case), strict=True)))
-    if kernel:
-        return table[direction].get(kernel)
-    parts = [table["forward"]["states"], solve if direction == "forward" else with_kept]
-    parts += [] if direction == "forward" else list(table["backward"].values())
-    return Cost(sum(part.flop for part in parts), sum(part.bytes for part in parts))
+    return Cost(*(a + b for a, b in zip(cost, kept(case), strict=True))) if cost and kernel == "solve" else cost
 
 
 def shown(row: Row) -> None:

@@ -6,6 +6,7 @@ different operators of the same sizes: compared are times, not values.
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,9 +110,15 @@ def sets_of(first: Problem, case: Case, make: Make, where: str) -> list[Problem]
     return [first, *(problem(case, make, where, 10 + n) for n in range(1, count))]
 
 
-def timed_rows(sets: Sequence[Problem], where: str, budget_s: float, deadline: Deadline) -> Iterator[Row]:
-    """Both directions by both timings; a direction that does not run says so."""
-    for direction in DIRECTIONS:
+def timed_rows(
+    sets: Sequence[Problem],
+    where: str,
+    budget_s: float,
+    deadline: Deadline,
+    directions: Sequence[str] = DIRECTIONS,
+) -> Iterator[Row]:
+    """Each direction by both timings; one that does not run says so."""
+    for direction in directions:
         row = {"direction": direction}
         if deadline.over():
             yield row | {"note": deadline.note}
@@ -136,10 +143,10 @@ def _graph_columns(works: Sequence[Callable[[], object]], budget_s: float) -> Ro
         free()
 
 
-def finite(p: Problem) -> str:
-    """Empty if output and gradients are numbers all over, else which are not."""
-    with torch.no_grad():
-        o = p.call(*p.leaves)
-    parts = {"the output": [o], "a gradient": p.both()}
-    bad = [name for name, tensors in parts.items() if not all(bool(torch.isfinite(v).all()) for v in tensors)]
-    return f"{' and '.join(bad)} not finite" if bad else ""
+def not_finite(p: Problem) -> str:
+    """Which of output and gradients are not numbers all over; empty of what does not run, since timing it says so."""
+    found = []
+    for name, work in (("the output", lambda: [p.forward()]), ("a gradient", p.both)):
+        with suppress(Exception):
+            found += [name] * (not all(bool(torch.isfinite(v).all()) for v in work()))
+    return f"{' and '.join(found)} not finite" if found else ""

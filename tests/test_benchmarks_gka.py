@@ -1,8 +1,11 @@
 """The Gated KalmaNet benchmark: floors, ratios, what is wrong is not timed, peers in processes of their own."""
 
 import csv
+import io
 import json
 import sys
+from collections.abc import Generator
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +19,7 @@ if FOLDER not in sys.path:
     sys.path.insert(0, FOLDER)
 
 import gka_gpu  # noqa: E402
+import gka_gpu_beside  # noqa: E402
 import gka_gpu_cases  # noqa: E402
 import gka_gpu_check  # noqa: E402
 import gka_gpu_kernels  # noqa: E402
@@ -115,7 +119,7 @@ def test_every_kernel_has_its_floor() -> None:
     kernels = pytest.importorskip("ssrtrack.kernels.gka_triton")
     named = {name.removesuffix("_kernel") for name in vars(kernels) if name.endswith("_kernel")}
     table = gka_gpu_cases.costs(SMALL)
-    assert {*table["forward"], *table["backward"]} == named
+    assert named and named <= {*table["forward"], *table["backward"]}
 
 
 def test_targets_and_ratios_are_of_the_right_rows() -> None:
@@ -151,6 +155,8 @@ def test_a_kernels_time_is_that_of_all_its_launches(monkeypatch: pytest.MonkeyPa
             return float(last.at - self.at)
 
     class Kernel:
+        arg_names = ("q", "C")
+
         def __getitem__(self, grid: Any) -> Any:
             return lambda *given, **options: launched.append((grid, given, options))
 
@@ -160,26 +166,46 @@ def test_a_kernels_time_is_that_of_all_its_launches(monkeypatch: pytest.MonkeyPa
     with gka_gpu_kernels.timed(kernels, log):
         kernels.solve_kernel[(1, 2)](3, C=4)
         kernels.states_kernel[5]()
+        assert kernels.solve_kernel.arg_names == ("q", "C")
         kernels.solve_kernel[(1, 2)]()
     assert vars(kernels) == plain
     assert launched == [((1, 2), (3,), {"C": 4}), (5, (), {}), ((1, 2), (), {})]
     assert gka_gpu_kernels._sums({"forward": log}) == {("forward", "solve"): 2.0, ("forward", "states"): 1.0}
 
 
-def test_the_script_runs_through_with_its_peers(tmp_path: Path) -> None:
-    """In their own processes: one refuses, and one whose output is no number says so."""
-    sites = [str(installed(tmp_path / version, version)) for version in gka_gpu.PEERS]
+def here(command: list[str], box_s: float) -> Generator[str, None, str]:
+    """What the peers' process would print, without one."""
+    path, told = list(sys.path), io.StringIO()
+    try:
+        with redirect_stdout(told):
+            gka_gpu_peers.main(command[2:])
+    finally:
+        sys.path[:] = path
+        for name in [name for name in sys.modules if name.split(".")[0] == "fla"]:
+            del sys.modules[name]
+    yield from told.getvalue().splitlines()
+    return ""
+
+
+def test_the_script_runs_through_with_its_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One refuses, and one whose output is no number says so."""
+    monkeypatch.setattr(gka_gpu_beside, "printed", here)
+    monkeypatch.setenv("FLA_CACHE_RESULTS", "")
+    sites = [str(installed(tmp_path / version, version)) for version in gka_gpu.VERSIONS]
     output = tmp_path / "gka_gpu.csv"
     options = ["--device", "cpu", "--tiny", "--only", "D 64, 30", "--budget", "0.01", "--output", str(output)]
     assert gka_gpu.main([*options, "--peers", *sites]) == 0
     rows = rows_in(output)
     assert all(row["commit"] and "torch" in row["versions"] and row["copy_bytes_per_s"] for row in rows)
     by_way = {way: [row for row in rows if row["way"] == way] for way in dict.fromkeys(row["way"] for row in rows)}
-    mesa = [f"chunk_mesa_net {version}" for version in gka_gpu.PEERS]
+    mesa = [f"chunk_mesa_net {version}" for version in gka_gpu.VERSIONS]
     assert {"gka", gka_gpu_ways.ATTENTION, *mesa, "gka, beside 0.4.0", "gka, beside 0.6.0"} <= set(by_way)
     assert all(float(row["times_gka"]) > 0.0 and row["note"] == "" for way in mesa for row in by_way[way])
-    (refused,) = by_way["chunk_gated_delta_rule 0.6.0"]
-    assert refused["note"] == "does not run: RuntimeError: not on this card"
+    refused = by_way["chunk_gated_delta_rule 0.6.0"]
+    assert [row["direction"] for row in refused] == list(gka_gpu_cases.DIRECTIONS)
+    assert {row["note"] for row in refused} == {"does not run: RuntimeError: not on this card"}
+    order = ["gka", mesa[0], mesa[1], gka_gpu_ways.ATTENTION, "chunk_gated_delta_rule 0.4.0", "chunk_simple_gla 0.4.0"]
+    assert [way for way in by_way if not way.startswith("gka,")] == [*order, "chunk_gated_delta_rule 0.6.0"]
     told = {row["note"] for row in by_way["chunk_simple_gla 0.4.0"]}
     assert told == {"the output and a gradient not finite"}
     assert [row["direction"] for row in by_way["gka"][:2]] == list(gka_gpu_cases.DIRECTIONS)
@@ -190,21 +216,66 @@ def test_the_script_runs_through_with_its_peers(tmp_path: Path) -> None:
 
 def test_peers_that_are_missing_or_others_say_so(tmp_path: Path) -> None:
     args = gka_gpu.arguments(["--device", "cpu", "--backend", "torch", "--tiny"])
-    (row,) = gka_gpu.peer_rows(gka_gpu.Peer("0.4.0", None, ("chunk_mesa_net",)), TABLE[:1], args, LATER)
+    nowhere = gka_gpu_beside.Peer(0, "0.4.0", ("chunk_mesa_net",), None)
+    (row,) = gka_gpu_beside.peer_rows(nowhere, TABLE[:1], args, LATER)
     assert row["note"] == "not installed: --peers names no folder of it"
-    site = installed(tmp_path, "0.5.0")
-    (row,) = gka_gpu.peer_rows(gka_gpu.Peer("0.4.0", site, ("chunk_mesa_net",)), TABLE[:1], args, LATER)
+    other = nowhere._replace(site=installed(tmp_path, "0.5.0"))
+    (row,) = gka_gpu_beside.peer_rows(other, TABLE[:1], args, LATER)
     assert row["note"].endswith("has flash-linear-attention 0.5.0, expected 0.4.0")
-    lines = [{"case": TABLE[1].name, "way": "a", "ms_p50": 1.0}]
-    (read,) = gka_gpu.peers_read("a warning\n" + "\n".join(map(json.dumps, lines)) + '\nno {"row"}', TABLE)
-    assert (read["D"], read["of"], read["ms_p50"]) == (64, TABLE[1], 1.0)
+    (row,) = gka_gpu_beside.peer_rows(other, TABLE[:1], args, Deadline(0.0, 5.0))
+    assert row["note"] == "left out: 5 s were over"
+
+
+def test_peers_are_timed_in_a_process_of_their_own(tmp_path: Path) -> None:
+    options = ["--device", "cpu", "--backend", "torch", "--tiny", "--budget", "0.01"]
+    peer = gka_gpu_beside.Peer(0, "0.4.0", ("chunk_mesa_net",), installed(tmp_path, "0.4.0"))
+    rows = list(gka_gpu_beside.peer_rows(peer, TABLE[1:2], gka_gpu.arguments(options), LATER))
+    told = [(row["way"], row["direction"], row["D"]) for row in rows]
+    directions = gka_gpu_cases.DIRECTIONS
+    expected = [("gka, beside 0.4.0", directions[0], 64), *(("chunk_mesa_net 0.4.0", name, 64) for name in directions)]
+    assert told == expected and all(row["ms_p50"] > 0.0 for row in rows)
+
+
+ROW = json.dumps({"case": TABLE[1].name, "way": "a", "ms_p50": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("ending", "box_s", "note"),
+    [
+        ("raise SystemExit('an illegal address')", 20.0, "not whole: an illegal address"),
+        ("import time; time.sleep(30)", 1.0, "not whole: ended after 1 s"),
+        ("", 20.0, None),
+    ],
+)
+def test_what_a_peer_has_told_is_kept_however_it_ends(
+    ending: str, box_s: float, note: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when it ends within a line, after a warning and rows of a size that was not asked for."""
+    lines = ["a warning", ROW, 'no {"row"}', "3", json.dumps({"case": "unknown"}), json.dumps({"way": "b"})]
+    code = f"print({chr(10).join(lines)!r}); print({ROW[:25]!r}, end='', flush=True); {ending}"
+    monkeypatch.setattr(gka_gpu_beside.Peer, "command", lambda *_: [sys.executable, "-c", code])
+    args = gka_gpu.arguments(["--device", "cpu", "--peer-box", str(box_s)])
+    peer = gka_gpu_beside.Peer(0, "0.4.0", ("chunk_mesa_net", "chunk_simple_gla"), Path("there"))
+    told, *others = gka_gpu_beside.peer_rows(peer, TABLE, args, LATER)
+    assert (told["D"], told["of"], told["ms_p50"]) == (64, TABLE[1], 1.0)
+    assert [row["note"] for row in others] == ([] if note is None else [note])
+    assert all(row["way"] == "chunk_mesa_net 0.4.0, chunk_simple_gla 0.4.0" for row in others)
+
+
+def test_operators_can_be_asked_for_one_by_one() -> None:
+    sites = [Path("a"), Path("b")]
+    found = gka_gpu_beside.peers_of(sites, ["chunk_simple_gla"])
+    assert [(peer.version, peer.ways, peer.site) for peer in found] == [("0.4.0", ("chunk_simple_gla",), Path("a"))]
+    everything = [way for peer in gka_gpu_beside.peers_of(None, None) for way in peer.ways]
+    assert set(everything) == set(gka_gpu_ways.FLA)
 
 
 def test_all_that_is_timed_is_compiled_ahead() -> None:
     args = gka_gpu.arguments(["--backend", "triton"])
     sizes = {(case.heads, case.width) for case in gka_gpu.kernels_of()}
     assert {(case.heads, case.width) for case in TABLE} <= sizes and (1, 128) in sizes
-    peers = [gka_gpu.Peer("0.4.0", Path("there"), ("a", "b")), gka_gpu.Peer("0.6.0", None, ("a",))]
+    there = gka_gpu_beside.Peer(0, "0.4.0", ("a", "b"), Path("there"))
+    peers = [there, gka_gpu_beside.Peer(1, "0.6.0", ("a",), None)]
     jobs = gka_gpu.jobs_of(TABLE, peers, args)
     assert len(jobs) == 2 * sum(case.peers for case in TABLE) + len(sizes)
     assert all("--compile-only" in job.command for job in jobs)
@@ -241,3 +312,19 @@ def test_peers_are_tuned_in_little_time_and_compiled_without_being_timed(monkeyp
         found = testing.do_bench(lambda: calls.append("run"), quantiles=(0.5, 0.2))
         assert calls == [given]
         assert found == ([1.0, 1.0] if only else None)
+
+
+def test_each_size_is_tuned_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    autotuner = pytest.importorskip("triton.runtime.autotuner")
+
+    class Tuner:
+        def __init__(self, name: str, *, key: int) -> None:
+            self.cache = {name: key}
+
+    monkeypatch.setattr(autotuner, "Autotuner", Tuner)
+    earlier = Tuner("a", key=1)
+    made = gka_gpu_peers.tuners()
+    assert made == []
+    later = [Tuner("b", key=2), Tuner("c", key=3)]
+    assert made == later and earlier not in made
+    assert later[1].cache == {"c": 3}
