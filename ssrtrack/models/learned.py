@@ -20,6 +20,7 @@ from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.protocol import put, take
 from ssrtrack.models.features import offset_count
 from ssrtrack.models.learned_base import BaseState, BaseSteps
+from ssrtrack.models.learned_memory import rows_for
 from ssrtrack.models.learned_rows import Programs, programs, table
 from ssrtrack.models.residual import ASIDE, RAW, ResidualKoss
 from ssrtrack.models.residual_bare import carried, two_plots
@@ -216,8 +217,9 @@ class LearnedEstimator:
         memory, blocks = self._tensor(state.memory), self.model.blocks
         segment = max(segment_of(block) for block in blocks)
         if segment == 1:
-            y, after = self.model.sequence(features[None], gap_s[None], unpacked(blocks, memory, 0))
-            return y[0], packed(blocks, after)
+            into = torch.from_numpy(rows_for(*memory.shape)) if memory.device.type == "cpu" else None
+            y, after = self.model.sequence(features[None], gap_s[None], unpacked(blocks, memory, 0, into))
+            return y[0], packed(blocks, after, into)
         # Blocks are stepped with tracks that stand at one place of a segment.
         place = state.count % segment
         output, rest = features.new_empty(len(features), self.model.config.width), torch.empty_like(memory)

@@ -14,7 +14,7 @@ from torch import nn
 
 from ssrtrack.errors import CheckpointError
 from ssrtrack.models.gka import GkaBlock
-from ssrtrack.models.gka_stream import GkaState
+from ssrtrack.models.gka_stream import GkaState, Rows
 from ssrtrack.models.koss import BlockState, KossBlock, LayerState
 from ssrtrack.models.koss_causal import Seen
 from ssrtrack.models.koss_taps import TAPS
@@ -24,6 +24,7 @@ from ssrtrack.models.residual_peers import AttentionPeer, GruPeer, S6Peer
 Tensor = torch.Tensor
 MOST_OCTETS = 64_000  # that a track's state may take
 BESIDE = 4_000  # of them, for what is no block's: the base filter's state, the last plots, the network's last output
+MANY = 64  # tracks from which a step that is compiled for rows of memory is worth its call
 Options = Mapping[str, Any]
 
 
@@ -231,20 +232,35 @@ def stepped(block: nn.Module, x: Tensor, gap: Tensor | None, state: Any) -> tupl
     return out
 
 
-def packed(blocks: nn.ModuleList, states: list[Any]) -> Tensor:
-    """What all blocks remember of N tracks, as rows (N, M), float32."""
+def packed(blocks: nn.ModuleList, states: list[Any], into: Tensor | None = None) -> Tensor:
+    """What all blocks remember of N tracks, as rows (N, M), float32: `into`, if that was given to `unpacked`."""
     parts = [part for block, state in zip(blocks, states, strict=True) for part in _parts(block, state)]
-    return torch.cat([part.float().flatten(1) if part.ndim > 1 else part.float()[:, None] for part in parts], 1)
+    if into is None:
+        return torch.cat([part.float().flatten(1) if part.ndim > 1 else part.float()[:, None] for part in parts], 1)
+    begin = 0
+    for part in parts:
+        place = into[:, begin : begin + part[0].numel()]
+        begin += part[0].numel()
+        if part.data_ptr() != place.data_ptr():
+            place.copy_(part.flatten(1) if part.ndim > 1 else part[:, None])
+    return into
 
 
-def unpacked(blocks: nn.ModuleList, rows: Tensor, read: int) -> list[Any]:
-    """The states of which `packed` made rows (N, M), of tracks that all have read `read` plots up to whole segments."""
-    shapes = [memory_shapes(block) for block in blocks]
-    parts = iter(torch.split(rows, [prod(shape) for each in shapes for shape in each], 1))
-    found = []
-    for block, each in zip(blocks, shapes, strict=True):
-        own = [next(parts).reshape(len(rows), *shape) for shape in each]
-        found.append(_state(block, own, read % segment_of(block)))
+def unpacked(blocks: nn.ModuleList, rows: Tensor, read: int, into: Tensor | None = None) -> list[Any]:
+    """The states of which `packed` made rows (N, M), of tracks that all have read `read` plots up to whole segments.
+
+    into: rows like these in which a block may write what it remembers after its next step, where it can.
+    """
+    found, begin = [], 0
+    for block in blocks:
+        own, at = [], begin
+        for shape in memory_shapes(block):
+            own.append(rows[:, begin : begin + prod(shape)].view(len(rows), *shape))
+            begin += prod(shape)
+        state = _state(block, own, read % segment_of(block))
+        if into is not None and isinstance(state, GkaState) and len(rows) >= MANY:
+            state = replace(state, rows=Rows(rows, into, at))
+        found.append(state)
     return found
 
 
@@ -266,7 +282,8 @@ def _parts(block: nn.Module, state: Any) -> list[Tensor]:
 
 def _state(block: nn.Module, parts: list[Tensor], position: int) -> Any:
     if isinstance(block, GkaBlock):
-        return GkaState(*parts)
+        H, U, taps = parts
+        return GkaState(H, U, taps)
     if not isinstance(block, KossBlock):
         return tuple(parts)
     scan, taps, *others = parts
