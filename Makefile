@@ -17,7 +17,7 @@ demo: $(STAMP)
 	@echo "Open the report in a browser: $(CURDIR)/demo-report/report.html"
 
 test: $(EXTRA_STAMP)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(EXTRA_STAMP)
 	$(BIN)/ruff check .
