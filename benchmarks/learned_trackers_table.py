@@ -1,7 +1,9 @@
 """The README's table of learned trackers, as Markdown, from results/learned_trackers.csv; and its figure.
 
     python benchmarks/learned_trackers_table.py
-    python benchmarks/learned_trackers_table.py --models koss gka --figures benchmarks/results
+    python benchmarks/learned_trackers_table.py --models koss gka --figures benchmarks/results --write README.md
+
+With --write it goes into a page, between the lines of BEGIN and END, with the figure and where it was measured.
 
 A line for each thing that is asked, a column for each model: its value over the suite with the 95 % interval over
 flights, or, of a model with several seeds, the mean and from which to which the seeds go. What meets its target is
@@ -11,6 +13,7 @@ the sweep, hard cases), it says how many of them hold, and which is the worst.
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +24,8 @@ from setting import RESULTS
 Row = dict[str, str]
 SUITE = "suite"
 NOTHING = "–"
+BEGIN, END = "<!-- learned_trackers_table.py writes from here -->", "<!-- to here -->"
+FIGURE = "learned_trackers.png"
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -29,6 +34,7 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("table", type=Path, nargs="?", default=RESULTS / "learned_trackers.csv")
     parser.add_argument("--models", nargs="+", default=[], metavar="MODEL", help="by default all of the table")
     parser.add_argument("--figures", type=Path, help="folder for learned_trackers.svg and .png")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="page whose part between two marks is replaced")
     asked = parser.parse_args(given)
     with asked.table.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -36,12 +42,31 @@ def main(given: Sequence[str] | None = None) -> int:
         sys.exit(f"{asked.table} has no model {', '.join(sorted(unknown))}")
     rows = [r for r in rows if not asked.models or r["model"] in asked.models]
     print("\n".join(markdown(rows)))
+    if asked.write is not None:
+        page = asked.write.read_text("utf-8")
+        if page.count(BEGIN) != 1 or page.count(END) != 1:
+            sys.exit(
+                f"{asked.write} lacks the lines {BEGIN} and {END}; put them where it belongs"
+            )
+        link = Path(os.path.relpath(asked.table.parent, asked.write.parent), FIGURE).as_posix()
+        head, tail = page.split(BEGIN)[0], page.split(END)[1]
+        asked.write.write_text(f"{head}{BEGIN}\n\n{part_of_page(rows, link)}\n\n{END}{tail}", "utf-8")
     if asked.figures is not None:
         from ssrtrack.report.figures_koss import save
         from ssrtrack.report.figures_learned import learned_figure
 
         save(learned_figure(rows), asked.figures, "learned_trackers")
     return 0
+
+
+def part_of_page(rows: Sequence[Row], figure: str) -> str:
+    """The table, where and when it was measured on how many flights, and the figure."""
+    flights = max((int(r["flights"]) for r in rows if (r["part"], r["set"]) == ("ratio", SUITE)), default=0)
+    last = rows[-1]
+    where = f"{flights:,} flights of the suite; {last['device']}, commit {last['commit']}, {last['date']}."
+    return "\n".join(
+        [*markdown(rows), "", where, "", f"![Error ratios and coverage of the learned trackers]({figure})"]
+    )
 
 
 def markdown(rows: Sequence[Row]) -> list[str]:

@@ -233,7 +233,7 @@ def some_rows() -> list[dict[str, Any]]:
 
 
 def test_the_table_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    rows = script.table(some_rows(), {"commit": "-"}, {})
+    rows = script.table(some_rows(), {"device": "a machine", "commit": "-", "date": "2026"}, {})
     with (tmp_path / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
@@ -253,6 +253,18 @@ def test_the_table_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert told["hard cases: NaN"][1:] == ["*1 of 2*", "*2 of 4*"]
     assert told["coverage in range bands"][1:] == ["*1 of 2*", "*2 of 4*"]
     assert (tmp_path / "learned_trackers.png").stat().st_size > 10_000
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    for _ in range(2):
+        assert readme.main([str(tmp_path / "table.csv"), "--write", str(page)]) == 0
+    written = page.read_text()
+    assert written.startswith("before\n") and written.endswith("after\n") and "old" not in written
+    assert written.count("all updates, velocity") == written.count("](../learned_trackers.png)") == 1
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="put them where"):
+        readme.main([str(tmp_path / "table.csv"), "--write", __file__])
+    capsys.readouterr()
     assert readme.main([str(tmp_path / "table.csv"), "--models", "gka"]) == 0
     assert "koss" not in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no model gru"):
