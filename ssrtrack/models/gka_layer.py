@@ -163,7 +163,8 @@ class GatedKalmaNet(nn.Module):
     ) -> tuple[Asked, Tensor]:  # fmt: skip
         """What the operator is given for rows x (T, B, width), and what the convolution remembers after them."""
         full = torch.promote_types(x.dtype, torch.float32)
-        u = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1).to(full)
+        # One product for all three: their weights are put together sooner than what comes of them.
+        u = functional.linear(x, torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])).to(full)
         weights = self.taps.to(full)
         if valid is None:
             mixed, taps = tapped(u, weights, u.new_zeros(()), state.taps.to(full), lengths, offsets)
