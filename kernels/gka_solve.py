@@ -24,6 +24,7 @@ from ssrtrack.kernels.gka_tiles import (
     by_largest,
     by_rows,
     by_whole,
+    chunk_after,
     chunk_of,
     column,
     decays,
@@ -104,28 +105,29 @@ def per_norm(F):
 
 @triton.jit(do_not_specialize=["steps", "begin", "count", "rounds"])
 def solve_kernel(
-    q, k, v, log_decay, alpha, H0, U0, o, kept_x, kept_size, kept_F, offsets, firsts, owners,
+    q, k, v, log_z, alpha, H0, U0, o, kept_x, kept_size, kept_F, offsets, firsts, owners,
     steps, begin, count, heads, D, V, rounds, short, ridge, rho2, scale,
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h,
     C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, OT: tl.constexpr,
     DOT: tl.constexpr, ALPHA: tl.constexpr, KEEP: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr,
-    EVEN_V: tl.constexpr,
+    EVEN_V: tl.constexpr, AHEAD: tl.constexpr,
 ):  # fmt: skip
     """o (B, T, H, V), of the states H0 and U0 before each chunk; where KEEP x (B, T, H, D) and F (B, T, H).
 
     x is kept divided by `kept_size` (B, T, H). DT: the precision of states and values, OT: that of operands where
     rounding is amplified.
     """
-    b, h, t0, end, row = chunk_of(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
+    b, h, t0, end, row, gated = chunk_of(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
     left = end - t0
     if left <= 0:
         return
     d = tl.arange(0, DP)
     at = head_at(b, t0, h, steps * heads, heads, 1)
+    all_k, all_q = k, q
     k += head_at(b, t0, h, k_b, k_t, k_h)
     q += head_at(b, t0, h, q_b, q_t, q_h)
     v += head_at(b, t0, h, v_b, v_t, v_h)
-    G = gates(log_decay + at, left, heads, C)
+    G = gates(log_z + gated, C)
     K = rows(k, left, k_t, d, D, C, EVEN)
     # Behind what is wanted at once.
     ask_square(H0, row, heads, h, DP, DP)
@@ -136,6 +138,12 @@ def solve_kernel(
     H, e_H = by_largest(H0, row, heads, h, DP, OT)
     F = norms(K, e, H, e_H, G, C, DOT)
     Q, e_q = by_rows(rows(q, left, q_t, d, D, C, EVEN), OT)
+    if AHEAD > 0:
+        # Of the program that will run where this one does: memory is idle while this one computes.
+        b_, h_, t_, end, row_, _ = chunk_after(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN, AHEAD)
+        ask_rows(all_k + head_at(b_, t_, h_, k_b, k_t, k_h), end - t_, k_t, D, C, DP)
+        ask_square(H0, row_, heads, h_, DP, DP)
+        ask_rows(all_q + head_at(b_, t_, h_, q_b, q_t, q_h), end - t_, q_t, D, C, DP)
     x = solved(Q, K, e, H, e_H, G, F, rounds, short, ridge, rho2, C, DOT)
     e_x = e_q * per_norm(F)
     if KEEP:

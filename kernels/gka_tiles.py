@@ -22,25 +22,45 @@ INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 @triton.jit
 def chunk_of(offsets, firsts, owners, steps, begin, count, heads, C: tl.constexpr, VARLEN: tl.constexpr):
-    """Of this program's chunk: batch row, head, first step, the sequence's end, and its row in the chunks' states.
+    """Of this program's chunk: batch row, head, first step, the sequence's end, and its row in the chunks' states;
+
+    and where among all chunks its head's gates are, in numbers.
 
     Grid (chunks of a sequence from `begin` on, `count` of them, sequences · heads), or where VARLEN (chunks of all
     sequences, heads); there owners tells a chunk's sequence and firsts a sequence's first chunk.
     """
-    i, h = tl.program_id(0), tl.program_id(1)
+    return chunk_at(tl.program_id(0), tl.program_id(1), offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
+
+
+@triton.jit
+def chunk_after(
+    offsets, firsts, owners, steps, begin, count, heads, C: tl.constexpr, VARLEN: tl.constexpr, AHEAD: tl.constexpr
+):
+    """The same of the program AHEAD programs later, or the last."""
+    i = tl.program_id(0) + tl.program_id(1) * tl.num_programs(0) + AHEAD
+    i = tl.minimum(i, tl.num_programs(0) * tl.num_programs(1) - 1)
+    across, down = i % tl.num_programs(0), i // tl.num_programs(0)
+    return chunk_at(across, down, offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
+
+
+@triton.jit
+def chunk_at(i, h, offsets, firsts, owners, steps, begin, count, heads, C: tl.constexpr, VARLEN: tl.constexpr):
+    """The same of program (i, h)."""
     if VARLEN:
         n = tl.load(owners + i)
         b = n * 0
         t0 = tl.load(offsets + n) + (i - tl.load(firsts + n)) * C
         end = tl.load(offsets + n + 1)
         row = i
+        turn = i
     else:
         b = h // heads
         h = h % heads
         t0 = (begin + i) * C
         end = steps
         row = b * count + i
-    return b, h, t0, end, row
+        turn = b * tl.cdiv(steps, C) + begin + i
+    return b, h, t0, end, row, (turn * heads + h) * C
 
 
 @triton.jit
@@ -90,15 +110,9 @@ def within(d, width, EVEN: tl.constexpr):
 
 
 @triton.jit
-def gates(log_decay, left, heads, C: tl.constexpr):
-    """(C,) log₂ z_t: the logs of the decays summed from the chunk's start; beyond the sequence's end nothing decays."""
-    return tl.cumsum(tl.maximum(column(log_decay, left, heads, C, 0.0), LOWEST) * LOG2E, 0)
-
-
-@triton.jit
-def last_of(G, C: tl.constexpr):
-    """log₂ z_C."""
-    return tl.sum(tl.where(tl.arange(0, C) == C - 1, G, 0.0), 0)
+def gates(log_z, C: tl.constexpr):
+    """(C,) log₂ z_t of a chunk of a head."""
+    return tl.load(log_z + tl.arange(0, C))
 
 
 @triton.jit
@@ -167,7 +181,7 @@ def ask(pointer):
 def ask_rows(pointer, left, stride_t, width, C: tl.constexpr, DP: tl.constexpr):
     """The same for `rows`, a line of 128 bytes at a time."""
     LINE: tl.constexpr = min(DP, 1024 // pointer.dtype.element_ty.primitive_bitwidth)
-    t, part = tl.minimum(tl.arange(0, C), left - 1), tl.arange(0, DP // LINE) * LINE
+    t, part = tl.maximum(tl.minimum(tl.arange(0, C), left - 1), 0), tl.arange(0, DP // LINE) * LINE
     ask(pointer + t[:, None] * stride_t + tl.minimum(part, width - 1)[None, :])
 
 

@@ -7,6 +7,7 @@ little beside inputs and gradients; the states between spans are kept for the ba
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,9 @@ import triton
 import triton.language as tl
 
 from ssrtrack.kernels.gka_form import GkaForm, GkaGradients, GkaInputs, State, shortest_step
+from ssrtrack.kernels.gka_gates import gates_kernel
 from ssrtrack.kernels.gka_gradient import keys_kernel, values_kernel
+from ssrtrack.kernels.gka_launch import ALIGNED, Launcher
 from ssrtrack.kernels.gka_solve import solve_kernel
 from ssrtrack.kernels.gka_solve_backward import adjoint_kernel
 from ssrtrack.kernels.gka_states import states_kernel
@@ -31,23 +34,24 @@ SHARE = 0.25  # of inputs, outputs, their gradients and x: what the states of a 
 SHARE_ALONE = 0.5  # of inputs and outputs: the same of a forward pass that keeps nothing
 ROUGH = 1.0 / 512.0  # ridge from which x, up to 1/ridge times as large as q, has room in float16
 FREE = 1 << 24  # bytes of states that are not worth a second span
+WARPS = 8  # that a multiprocessor holds of a chunk-wise kernel: what runs next is asked for early; 0: it is not
 
 
 class Tiling(NamedTuple):
     """How the kernels are cut, for tuning: how much of a state to walk with, and each kernel's (warps, stages)."""
 
     columns: int = 64
-    states: tuple[int, int] = (4, 3)
+    states: tuple[int, int] = (8, 4)
     solve: tuple[int, int] = (4, 1)
     adjoint: tuple[int, int] = (4, 1)
     columns_back: int = 32
-    states_back: tuple[int, int] = (4, 2)
+    states_back: tuple[int, int] = (8, 3)
     keys: tuple[int, int] = (4, 1)
     values: tuple[int, int] = (4, 1)
 
 
 # What four warps' registers do not hold.
-WIDE = Tiling(columns_back=64, states_back=(8, 2), values=(8, 1))
+WIDE = Tiling(columns_back=64, values=(8, 1))
 # float32 takes three products of twice as wide numbers for each.
 SINGLE = Tiling(states=(8, 2), states_back=(8, 1), solve=(8, 1), adjoint=(8, 1), keys=(8, 1), values=(8, 1))
 
@@ -76,6 +80,11 @@ class Plan(NamedTuple):
     known: dict[str, Any]
 
     @property
+    def chunk_rows(self) -> int:
+        """Chunks of all sequences."""
+        return self.chunks * (self.sequences if self.table is None else 1)
+
+    @property
     def tiling(self) -> Tiling:
         if self.fine != torch.float16:
             return SINGLE
@@ -97,28 +106,28 @@ def forward(
 ) -> tuple[Tensor, State, tuple[Tensor, ...]]:
     """o (B, T, H, V) in v's precision, the last state, and where `keep` what backward wants.
 
-    That is x (B, T, H, D) and what it was divided by (B, T, H), ‖H‖_F (B, T, H), and the states (H, U) between spans.
-    span: chunks, for tests and tuning.
+    That is x (B, T, H, D) and what it was divided by (B, T, H), ‖H‖_F (B, T, H), the gates, and the states H and U
+    between spans. span: chunks, for tests and tuning.
     """
     plan, (q, k, v, log_decay) = plan_of(inputs, form, span), inputs[:4]
     tiling = plan.tiling if tiling is None else tiling
+    launch = _launcher(plan, tiling, inputs)
     o = torch.empty(v.shape, dtype=v.dtype, device=v.device)
     x = torch.empty(q.shape if keep else (0,), dtype=plan.fine, device=q.device)
     size, F = (torch.empty(q.shape[:3] if keep else (0,), dtype=torch.float32, device=q.device) for _ in range(2))
-    alpha = log_decay if inputs.alpha is None else inputs.alpha
+    alpha, mixes = (log_decay, False) if inputs.alpha is None else (inputs.alpha, True)
+    log_z, indices = _gates(inputs, plan, launch), _indices(inputs, plan)
     span = plan.chunks if keep else plan.ahead
-    state, before = _start(inputs), _buffers(plan, k, span)
+    state, before, last = _start(inputs), _buffers(plan, k, span), _ends(plan, k)
+    tensors = (q, k, v, log_z, alpha, *before, o, x, size, F, *indices)
+    sizes = (plan.heads, plan.D, plan.V, *_schedule(form), float(form.scale), *_strides(plan, q, k, v))
+    known = _known(plan, q, tiling.solve, mixes) | {"KEEP": keep}
     for begin, count in plan.spans(span):
-        last = _ends(plan, k)
-        _walk(inputs, plan, tiling, (begin, count), state, before, last)
-        solve_kernel[_grid(plan, count)](
-            q, k, v, log_decay, alpha, *before, o, x, size, F, *_indices(inputs, plan),
-            q.shape[1], begin, count, plan.heads, plan.D, plan.V, *_schedule(form), form.scale,
-            *_strides(plan, q, k, v), **plan.known, BV=min(BLOCK, plan.VP), ALPHA=inputs.alpha is not None, KEEP=keep,
-            num_warps=tiling.solve[0], num_stages=tiling.solve[1],
-        )  # fmt: skip
+        _walk(inputs, plan, tiling, launch, log_z, (begin, count), state, before, last)
+        numbers = (q.shape[1], begin, count, *sizes)
+        launch(solve_kernel, _grid(plan, count), tensors, numbers, known, tiling.solve, keep)
         state = last
-    return o, last, (x, size, F, *_between(plan, before)) if keep else ()
+    return o, last, (x, size, F, log_z, *_between(plan, before)) if keep else ()
 
 
 def backward(
@@ -126,48 +135,44 @@ def backward(
     *, tiling: Tiling | None = None, span: int | None = None,
 ) -> GkaGradients:  # fmt: skip
     """Gradients in the order of `GkaInputs`, without offsets', from those of o and of the last H and U."""
-    plan, (q, k, v, log_decay), (x, size, F, *between) = plan_of(inputs, form, span), inputs[:4], saved
+    plan, (q, k, v, log_decay), (x, size, F, log_z, *between) = plan_of(inputs, form, span), inputs[:4], saved
     tiling = plan.tiling if tiling is None else tiling
+    launch = _launcher(plan, tiling, inputs, go, gH, gU, *saved)
     gq, gk, gv = (torch.empty(part.shape, dtype=part.dtype, device=part.device) for part in (q, k, v))
     # d is not needed any more where ∂L/∂k is written.
     adjoint = gk if gk.dtype == plan.dtype else torch.empty(k.shape, dtype=plan.dtype, device=k.device)
     g_decay, g_alpha, w, b, reach = (torch.empty_like(log_decay) for _ in range(5))
-    alpha = log_decay if inputs.alpha is None else inputs.alpha
-    before, after = _buffers(plan, k, plan.span), _buffers(plan, k, plan.span)
-    last = _ends(plan, k)
-    state = _ends_gradient(gH, gU, last)
-    columns = _columns(plan, tiling.columns_back)
-    starts = [_start(inputs), *zip(between[::2], between[1::2], strict=True)]
-    spans = list(zip(plan.spans(plan.span), starts, strict=True))
-    mixes = inputs.alpha is not None
-    for (begin, count), start in reversed(spans):
-        sizes = (q.shape[1], begin, count)
-        start = None if start is None else (start[0].float(), start[1].float())
-        _walk(inputs, plan, tiling, (begin, count), start, before, last)
-        adjoint_kernel[_grid(plan, count)](
-            q, k, v, log_decay, alpha, x, size, F, go, *before, gq, adjoint, g_alpha, w, b, reach,
-            *_indices(inputs, plan), *sizes, plan.heads, plan.D, plan.V, *_schedule(form), form.scale,
-            *_strides(plan, q, k, v, go), **plan.known, BV=min(BLOCK, plan.VP), ALPHA=mixes,
-            num_warps=tiling.adjoint[0], num_stages=tiling.adjoint[1],
+    alpha, mixes = (log_decay, False) if inputs.alpha is None else (inputs.alpha, True)
+    before, (dH, dU) = _buffers(plan, k, plan.span), _buffers(plan, k, plan.span)
+    H0, U0 = before
+    drift = torch.empty(H0.shape[:2], dtype=torch.float32, device=k.device)
+    last, ends, indices = _ends(plan, k), _ends(plan, k), _indices(inputs, plan)
+    state, columns = _ends_gradient(gH, gU, last), _columns(plan, tiling.columns_back)
+    shape = (plan.heads, plan.D, plan.V)
+    scale, of_q, of_k, of_v, of_go = float(form.scale), *(_strides(plan, part) for part in (q, k, v, go))
+    starts = [_start(inputs), *zip(*between, strict=True)]
+    known = [_known(plan, q, shape, mixes) for shape in (tiling.adjoint, tiling.keys, tiling.values)]
+    walked = known[0] | {"BN": columns}
+    for (begin, count), start in reversed(list(zip(plan.spans(plan.span), starts, strict=True))):
+        sizes, grid = (q.shape[1], begin, count), _grid(plan, count)
+        _walk(inputs, plan, tiling, launch, log_z, (begin, count), start, before, last)
+        launch(
+            adjoint_kernel, grid,
+            (q, k, v, log_z, alpha, x, size, F, go, H0, U0, gq, adjoint, g_alpha, w, b, reach, drift, *indices),
+            (*sizes, *shape, *_schedule(form), scale, *of_q, *of_k, *of_v, *of_go), known[0], tiling.adjoint,
         )  # fmt: skip
-        ends = _ends(plan, k)
-        states_back_kernel[((plan.DP + plan.VP) // columns, plan.sequences * plan.heads)](
-            q, k, log_decay, alpha, x, size, go, adjoint, w, b, before[0], *(state or ends), *after, *ends,
-            *_indices(inputs, plan)[:2], *sizes, int(state is not None), plan.heads, plan.D, plan.V, form.scale,
-            *_strides(plan, q, k, go),
-            **_chosen(plan, "C", "DP", "VP", "DT", "DOT", "VARLEN", "EVEN", "EVEN_V"), BN=columns, ALPHA=mixes,
-            num_warps=tiling.states_back[0], num_stages=tiling.states_back[1],
+        launch(
+            states_back_kernel, ((plan.DP + plan.VP) // columns, plan.sequences * plan.heads),
+            (q, k, log_z, alpha, x, size, go, adjoint, drift, b, H0, *(state or ends), dH, dU, *ends, *indices[:2]),
+            (*sizes, int(state is not None), *shape, scale, *of_q, *of_k, *of_go), walked, tiling.states_back,
         )  # fmt: skip
-        keys_kernel[_grid(plan, count)](
-            k, log_decay, x, size, adjoint, w, b, reach, before[0], after[0], gk, g_decay, *_indices(inputs, plan),
-            *sizes, plan.heads, plan.D, *_strides(plan, k),
-            **_chosen(plan, "C", "DP", "DT", "DOT", "VARLEN", "EVEN"),
-            num_warps=tiling.keys[0], num_stages=tiling.keys[1],
+        launch(
+            keys_kernel, grid, (k, log_z, x, size, adjoint, w, b, reach, H0, dH, gk, g_decay, *indices),
+            (*sizes, plan.heads, plan.D, *of_k), known[1], tiling.keys,
         )  # fmt: skip
-        values_kernel[_grid(plan, count)](
-            q, k, v, log_decay, alpha, x, size, go, before[1], after[1], gk, gv, g_decay, *_indices(inputs, plan),
-            *sizes, plan.heads, plan.D, plan.V, form.scale, *_strides(plan, q, k, v, go),
-            **plan.known, BV=min(BLOCK, plan.VP), ALPHA=mixes, num_warps=tiling.values[0], num_stages=tiling.values[1],
+        launch(
+            values_kernel, grid, (q, k, v, log_z, alpha, x, size, go, U0, dU, gk, gv, g_decay, *indices),
+            (*sizes, *shape, scale, *of_q, *of_k, *of_v, *of_go), known[2], tiling.values,
         )  # fmt: skip
         state = ends
     gH0, gU0 = (None, None) if state is None or inputs.H0 is None else state
@@ -179,14 +184,14 @@ def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
     q, v, offsets = inputs.q, inputs.v, inputs.offsets
     T, heads, D, V = *q.shape[1:], v.shape[3]
     least = 16 if _interpreted() else NARROWEST
-    DP, VP = (max(least, triton.next_power_of_2(size)) for size in (D, V))
-    VP = VP if VP <= BLOCK else triton.cdiv(V, BLOCK) * BLOCK
+    DP, VP = (max(least, _power_from(size)) for size in (D, V))
+    VP = VP if VP <= BLOCK else _over(V, BLOCK) * BLOCK
     # Triton's interpreter multiplies bfloat16 as if its bits were integers.
     rough = q.dtype == torch.bfloat16 and form.ridge >= ROUGH and not _interpreted()
     dtype, fine = (torch.bfloat16, torch.float16) if rough else (torch.float32, torch.float32)
     # Four float32 tiles of a state have no room in a multiprocessor beside chunks of that length.
     chunk = CHUNK if rough or DP <= 64 else CHUNK // 2
-    chunks, table = triton.cdiv(T, chunk), None
+    chunks, table = _over(T, chunk), None
     if offsets is not None:
         table = _tabled(offsets, T, chunk)
         chunks = span = len(table[2])
@@ -195,9 +200,9 @@ def plan_of(inputs: GkaInputs, form: GkaForm, span: int | None = None) -> Plan:
     else:
         states = DP * DP + DP * VP
         free = 2 * states * chunks * inputs.sequences * heads * dtype.itemsize <= FREE
-        back = triton.cdiv(2 * states, int(SHARE * chunk * (6 * D + 3 * V)))
-        forth = triton.cdiv(states, int(SHARE_ALONE * chunk * (2 * D + 2 * V)))
-        span, ahead = (chunks if free else triton.cdiv(chunks, spans) for spans in (back, forth))
+        back = _over(2 * states, int(SHARE * chunk * (6 * D + 3 * V)))
+        forth = _over(states, int(SHARE_ALONE * chunk * (2 * D + 2 * V)))
+        span, ahead = (chunks if free else _over(chunks, spans) for spans in (back, forth))
     known = {
         "C": chunk,
         "DP": DP,
@@ -226,25 +231,54 @@ def _tabled(offsets: Tensor, steps: int, chunk: int) -> tuple[Tensor, Tensor, Te
     return offsets, firsts.to(torch.int32), owners.to(torch.int32)
 
 
+def _launcher(plan: Plan, tiling: Tiling, inputs: GkaInputs, *others: Tensor | None) -> Launcher:
+    """Of a call; others: what a backward pass is given beside the inputs."""
+    given = (*inputs, *others)
+    strides = tuple(part.stride() for part in (*inputs[:3], *others[:1]) if part is not None)
+    shape = (inputs.q.device, inputs.q.dtype, plan.heads, plan.D, plan.V, inputs.alpha is None, strides)
+    return Launcher((*shape, plan.dtype, plan.fine, tiling, WARPS, *plan.known.values()), given)
+
+
+def _known(plan: Plan, q: Tensor, shape: tuple[int, int], mixes: bool) -> dict[str, Any]:
+    """What a chunk-wise kernel of (warps, stages) knows at compile time."""
+    return plan.known | {"BV": min(BLOCK, plan.VP), "ALPHA": mixes, "AHEAD": WARPS * _processors(q.device) // shape[0]}
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    """A card's multiprocessors."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+
+
+def _gates(inputs: GkaInputs, plan: Plan, launch: Launcher) -> Tensor:
+    """log₂ z (chunks of all sequences, H, C)."""
+    log_decay, C, grid = inputs.log_decay, plan.known["C"], (plan.chunks, plan.chunk_rows // plan.chunks)
+    log_z = torch.empty((plan.chunk_rows, plan.heads, C), dtype=torch.float32, device=log_decay.device)
+    known = {"C": C, "HEADS": min(16, _power_from(plan.heads)), "VARLEN": plan.known["VARLEN"]}
+    tensors, sizes = (log_decay, log_z, *_indices(inputs, plan)), (inputs.q.shape[1], plan.heads)
+    launch(gates_kernel, grid, tensors, sizes, known, (4, 1))
+    return log_z
+
+
 def _walk(
-    inputs: GkaInputs, plan: Plan, tiling: Tiling, part: tuple[int, int],
+    inputs: GkaInputs, plan: Plan, tiling: Tiling, launch: Launcher, log_z: Tensor, part: tuple[int, int],
     start: State | None, before: State, last: State,
 ) -> None:  # fmt: skip
     """The states before each chunk of a span, and the one after it."""
-    k, v = inputs.k, inputs.v
-    BN = _columns(plan, tiling.columns)
-    states_kernel[((plan.DP + plan.VP) // BN, plan.sequences * plan.heads)](
-        k, v, inputs.log_decay, *(start or last), *before, *last, *_indices(inputs, plan)[:2],
-        k.shape[1], *part, int(start is not None), plan.heads, plan.D, plan.V, *_strides(plan, k, v),
-        **_chosen(plan, "C", "DP", "VP", "DT", "DOT", "VARLEN", "EVEN", "EVEN_V"), BN=BN,
-        num_warps=tiling.states[0], num_stages=tiling.states[1],
+    k, v, BN = inputs.k, inputs.v, _columns(plan, tiling.columns)
+    kinds = tuple((part.dtype, part.data_ptr() % ALIGNED) for part in start or last)
+    launch(
+        states_kernel, ((plan.DP + plan.VP) // BN, plan.sequences * plan.heads),
+        (k, v, log_z, *(start or last), *before, *last, *_indices(inputs, plan)[:2]),
+        (k.shape[1], *part, int(start is not None), plan.heads, plan.D, plan.V, *_strides(plan, k, v)),
+        plan.known | {"BN": BN}, tiling.states, kinds,
     )  # fmt: skip
 
 
 def _schedule(form: GkaForm) -> tuple[int, float, float, float]:
     """Iterations; ŝ, a and ρ² of the equations divided by ‖H‖_F."""
     short, rho = shortest_step(form.ridge)
-    return form.steps, short, form.ridge, rho * rho
+    return form.steps, short, float(form.ridge), rho * rho
 
 
 def _start(inputs: GkaInputs) -> State | None:
@@ -275,11 +309,10 @@ def _buffers(plan: Plan, like: Tensor, span: int) -> State:
 
 
 def _between(plan: Plan, before: State) -> Iterator[Tensor]:
-    """Of the states before all chunks those where the way back will begin a span: H, U, H, U, …"""
-    for begin in range(plan.span, plan.chunks, plan.span):
-        for states, width in zip(before, (plan.D, plan.V), strict=True):
-            rows = states.view(plan.sequences, plan.chunks, *states.shape[1:])
-            yield rows[:, begin, :, : plan.D, :width].contiguous()
+    """Of the states before all chunks those where the way back will begin a span: H and U (spans − 1, N, heads, …)."""
+    for states, width in zip(before, (plan.D, plan.V), strict=True):
+        rows = states.view(-1, plan.chunks, *states.shape[1:])
+        yield rows[:, plan.span :: plan.span, :, : plan.D, :width].transpose(0, 1).contiguous()
 
 
 def _ends(plan: Plan, like: Tensor) -> State:
@@ -303,9 +336,16 @@ def _indices(inputs: GkaInputs, plan: Plan) -> tuple[Tensor, Tensor, Tensor]:
 
 def _strides(plan: Plan, *tensors: Tensor) -> list[int]:
     """Over batch, time and heads, of each."""
-    return [0 if plan.table is not None and axis == 0 else v.stride(axis) for v in tensors for axis in range(3)]
+    first = 0 if plan.table is None else 1
+    return [stride for part in tensors for stride in (*(0,) * first, *part.stride()[first:3])]
 
 
-def _chosen(plan: Plan, *names: str) -> dict[str, Any]:
-    """Of what the kernels know at compile time, what one of them asks for."""
-    return {name: plan.known[name] for name in names}
+# Triton's own take ten times as long, at every call.
+def _over(a: int, b: int) -> int:
+    """a / b rounded up."""
+    return -(-a // b)
+
+
+def _power_from(size: int) -> int:
+    """The power of two from `size` up."""
+    return 1 << (size - 1).bit_length()

@@ -188,6 +188,22 @@ def test_tensors_in_any_order_of_memory_are_taken() -> None:
         assert all(gap(got[name], want[name]) < 1e-3 for name in want)
 
 
+def test_memory_that_begins_anywhere_is_taken() -> None:
+    """Kernels compiled for tensors at multiples of 16 bytes are remembered; a view may begin between."""
+    case = Case(B=2, T=100, **MIDDLE)
+    inputs = on_card(inputs_of(case))
+    want = answers(by("triton"), case, inputs)
+    for place in range(len(inputs)):
+        moved = [v if v is None or i != place else between(v) for i, v in enumerate(inputs)]
+        got = answers(by("triton"), case, GkaInputs(*moved))
+        assert all(gap(got[name], want[name]) < 1e-3 for name in want)
+
+
+def between(v: Tensor) -> Tensor:
+    """The same numbers, one further on in memory than a tensor of its own begins."""
+    return torch.cat([v.new_zeros(1), v.flatten()])[1:].view(v.shape)
+
+
 def test_torch_compile_takes_the_operator(drawn: GkaInputs) -> None:
     """What is around the operator is compiled, the operator is called from between."""
 

@@ -1,0 +1,159 @@
+"""How Gated KalmaNet's kernels are launched, what they ask for ahead, and their gates, without a card."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from ssrtrack.kernels import gka as public
+from ssrtrack.kernels.gka_form import LOWEST
+from tests.gka_cases import Case, answers, by, inputs_of
+
+if public._triton() is None:
+    pytest.skip("there are no Triton kernels of this operator here", allow_module_level=True)
+
+import triton
+import triton.language as tl
+
+from ssrtrack.kernels import gka_launch
+from ssrtrack.kernels.gka_gates import gates_kernel
+from ssrtrack.kernels.gka_tiles import chunk_after, chunk_of
+
+Tensor = torch.Tensor
+interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="runs in Triton's interpreter")
+
+
+class Compiled:
+    """Of a kernel that was compiled: notes what it is handed."""
+
+    def __init__(self, calls: list[Any]) -> None:
+        self.calls = calls
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *given: self.calls.append((grid, given))
+
+
+class Kernel:
+    """One of a tensor, a number and a constant."""
+
+    arg_names = ("v", "steps", "C")
+
+    def __init__(self) -> None:
+        self.slow: list[Any] = []
+        self.fast: list[Any] = []
+
+    def __getitem__(self, grid: Any) -> Any:
+        def launched(*given: Any, **options: Any) -> Compiled:
+            self.slow.append((grid, given, options))
+            return Compiled(self.fast)
+
+        return launched
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    monkeypatch.setattr(gka_launch, "JITFunction", Kernel)
+    monkeypatch.setattr(gka_launch, "CompiledKernel", Compiled)
+    monkeypatch.setattr(gka_launch, "_found", {})
+    yield Kernel()
+
+
+def launched(kernel: Kernel, key: str, v: Tensor, steps: int, also: object = None) -> None:
+    known = {"C": 64, "of another kernel": 1}
+    gka_launch.Launcher(key, [v, None])(kernel, (3, 2), [v], [steps], known, (4, 1), also)
+
+
+def test_a_kernel_is_compiled_once_and_then_handed_addresses(kernel: Kernel) -> None:
+    first, second = torch.zeros(8), torch.zeros(8)
+    launched(kernel, "a", first, 5)
+    assert kernel.slow == [((3, 2), (first, 5), {"C": 64, "num_warps": 4, "num_stages": 1})]
+    launched(kernel, "a", second, 7)
+    assert (len(kernel.slow), kernel.fast) == (1, [((3, 2, 1), (second.data_ptr(), 7, 64))])
+
+
+@pytest.mark.parametrize("change", ["key", "also", "place"])
+def test_what_triton_compiles_differently_goes_its_way(kernel: Kernel, change: str) -> None:
+    v = torch.zeros(9)
+    launched(kernel, "a", v[:8], 5)
+    v = v[1:] if change == "place" else v[:8]
+    launched(kernel, "b" if change == "key" else "a", v, 5, "b" if change == "also" else None)
+    assert (len(kernel.slow), kernel.fast) == (2, [])
+
+
+def test_what_is_remembered_does_not_grow_without_end(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gka_launch, "MOST", 3)
+    for turn in range(10):
+        launched(kernel, str(turn), torch.zeros(8), 5)
+    assert len(gka_launch._found) <= 3
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _chunks(found, offsets, firsts, owners, steps, count, heads, VARLEN: tl.constexpr, AHEAD: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Of every program its chunk and that of the one AHEAD later, (programs, 2, 6)."""
+    at = found + (tl.program_id(0) + tl.program_id(1) * tl.num_programs(0)) * 12
+    b, h, t0, end, row, gates = chunk_of(offsets, firsts, owners, steps, 1, count, heads, 4, VARLEN)
+    tl.store(at + 0, b)
+    tl.store(at + 1, h)
+    tl.store(at + 2, t0)
+    tl.store(at + 3, end)
+    tl.store(at + 4, row)
+    tl.store(at + 5, gates)
+    b, h, t0, end, row, gates = chunk_after(offsets, firsts, owners, steps, 1, count, heads, 4, VARLEN, AHEAD)
+    tl.store(at + 6, b)
+    tl.store(at + 7, h)
+    tl.store(at + 8, t0)
+    tl.store(at + 9, end)
+    tl.store(at + 10, row)
+    tl.store(at + 11, gates)
+
+
+@interpreted
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_asked_for_ahead_is_what_that_program_owns(packed: bool) -> None:
+    offsets, firsts = torch.tensor([0, 5, 5, 14]), torch.tensor([0, 2, 2, 5])
+    owners = torch.tensor([0, 0, 2, 2, 2, 2])
+    grid = (6, 3) if packed else (3, 6)
+    found = torch.full((18, 2, 6), -1)
+    launch: Any = _chunks
+    launch[grid](found, *(part.int() for part in (offsets, firsts, owners)), 15, 3, 3, packed, 7)
+    assert len({tuple(row) for row in found[:, 0].tolist()}) == 18
+    assert torch.equal(found[:11, 1], found[7:, 0])
+    assert torch.equal(found[11:, 1], found[-1:, 0].expand(7, -1))
+
+
+@interpreted
+@pytest.mark.parametrize("name", ["even", "packed"])
+def test_asking_ahead_changes_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape: dict[str, Any] = {"lengths": (3, 0, 70)} if name == "packed" else {"B": 2, "T": 70}
+    case = Case(H=2, D=16, V=16, steps=4, **shape)
+    inputs = inputs_of(case)
+    want = answers(by("triton"), case, inputs)
+    monkeypatch.setattr(public._triton(), "_processors", lambda device: 1)
+    got = answers(by("triton"), case, inputs)
+    assert all(torch.equal(got[part], want[part]) for part in want)
+
+
+@interpreted
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("heads", [1, 3])
+def test_gates_are_the_sums_from_each_chunks_start(packed: bool, heads: int) -> None:
+    """Beyond a sequence's end they stay as they are; what is below the lowest counts as that."""
+    generator = torch.Generator().manual_seed(3)
+    C, lengths = 16, (5, 0, 40) if packed else (45,)
+    logs = torch.randn(1, 45, heads, generator=generator).abs().neg() * 20.0
+    logs[0, 3] = -torch.inf
+    offsets = torch.tensor([0, *lengths]).cumsum(0)
+    counts = torch.tensor([-(-length // C) for length in lengths])
+    firsts, owners = torch.tensor([0, *counts]).cumsum(0), torch.repeat_interleave(torch.arange(len(counts)), counts)
+    found = torch.full((int(counts.sum()), heads, C), torch.nan)
+    launch: Any = gates_kernel
+    tables = [part.int() for part in (offsets, firsts, owners)]
+    launch[(len(found), 1)](logs, found, *tables, 45, heads, C=C, HEADS=2, VARLEN=packed)
+    own = torch.split(logs[0], list(lengths))
+    chunks = [part for steps in own for part in torch.split(steps, C) if len(part)]
+    for got, part in zip(found, chunks, strict=True):
+        want = part.double().clamp(min=LOWEST).cumsum(0) / torch.log(torch.tensor(2.0).double())
+        assert torch.allclose(got[:, : len(part)].double(), want.T, rtol=1e-5)
+        assert torch.equal(got[:, len(part) :], got[:, len(part) - 1 :][:, :1].expand(-1, C - len(part)))
