@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ssrtrack.errors import CheckpointError, EstimatorError
+from ssrtrack.filters.bank import Bank
 from ssrtrack.filters.estimators import make_estimator
 from ssrtrack.filters.protocol import join, put, take
 from ssrtrack.filters.run import run
@@ -20,7 +21,7 @@ from ssrtrack.models.residual import ResidualKoss
 from ssrtrack.models.residual_bare import bare_base, carried, two_plots
 from ssrtrack.models.residual_blocks import BLOCKS, MOST_OCTETS, fitted, memory_octets, parameters_of
 from ssrtrack.models.residual_config import SIZES, ResidualConfig
-from ssrtrack.models.residual_inputs import base_history, flown_from, mean_of
+from ssrtrack.models.residual_inputs import Base, Flown, base_history, flown_from, mean_of
 from ssrtrack.models.residual_loss import LossWeights, residual_loss
 from ssrtrack.models.residual_peers import AttentionPeer, GruPeer, S6Peer
 from tests.models_fixture import base, network, plots, shortened
@@ -122,12 +123,19 @@ def test_gradients_reach_every_weight(name: str) -> None:
 LONG = ["koss segments", "koss kalman, causal, segments", "gka", "gru", "s6", "transformer", "no base"]
 
 
-@pytest.mark.parametrize("name", LONG)
-def test_nothing_diverges_in_10000_plots(name: str) -> None:
+@pytest.fixture(scope="module")
+def long_flight() -> tuple[Bank, Flown, Base]:
+    """10,000 plots, a twentieth of them outliers, and what the base made of them."""
     bank = base("imm3")
     flown = flown_from(plots(bank, flights=1, length=10_000, outliers=0.05)[0])
+    return bank, flown, base_history(bank, flown)
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_nothing_diverges_in_10000_plots(name: str, long_flight: tuple[Bank, Flown, Base]) -> None:
+    bank, flown, history = long_flight
     with torch.no_grad():
-        outputs = network(bank, **(VARIANTS[name] | {"blocks": 1}))(base_history(bank, flown), flown)
+        outputs = network(bank, **(VARIANTS[name] | {"blocks": 1}))(history, flown)
     for covariance in (outputs.covariance, outputs.predicted_covariance[:, 1:]):
         torch.linalg.cholesky(covariance)
     assert bool(torch.isfinite(outputs.mean).all())

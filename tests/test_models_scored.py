@@ -41,7 +41,7 @@ def test_runs_of_one_name_stand_beside_their_base(tmp_path: Path, monkeypatch: p
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
         with pytest.raises(EstimatorError, match="needs a CUDA device"):
             evaluate(logs, TRACKERS[1:2], bootstrap=0, backend="triton")
-    shared = batch(logs, TRACKERS, "out", workers=2, bootstrap=0).overall[0]
+    shared = batch(logs, TRACKERS, "out", workers=1, bootstrap=0).overall[0]
     for one, other in zip(result.trackers, shared.trackers, strict=True):
         assert other.name == one.name and other.scores.updates == one.scores.updates
         assert other.scores.position_rmse_m == pytest.approx(one.scores.position_rmse_m, rel=1e-5)
