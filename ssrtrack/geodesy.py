@@ -15,6 +15,8 @@ F = 1.0 / 298.257223563  # flattening
 B_M = A_M * (1.0 - F)
 E2 = F * (2.0 - F)
 EP2 = E2 / (1.0 - E2)
+NO_TARGET_M = 300.0  # slant range that no aircraft has
+UNKNOWN_M, UNKNOWN_ACROSS_M = 4000.0, 1e7  # what stands in the derivatives of such a plot
 
 
 def _xp(x: Any) -> Any:
@@ -147,14 +149,19 @@ def slant_jacobian(enu_m: Any, site: tuple[Any, Any, Any]) -> Any:
     the zenith (ground range under 1 % of slant range) the ground range is held at that, so that the result is finite. A
     plot there is one that range noise has put overhead: for the width across it is held at 25 %, as with none the
     covariance would be singular, and with 1 % far too sure where the true, larger ground range makes metres of it.
+    No aircraft is within NO_TARGET_M: such a range is wrong, and at 0 the azimuth is lost too. There the derivatives are
+    those that make the plot uncertain by kilometres every way; with its own the covariance would be zero.
     """
     xp = _xp(enu_m)
     east, north, z = enu_m[..., 0], enu_m[..., 1], enu_m[..., 2]
     ground = xp.sqrt(east**2 + north**2)
     slant = xp.sqrt(ground**2 + z**2)
+    known = slant > NO_TARGET_M
+    slant, ground = _where(known, slant, UNKNOWN_M), _where(known, ground, 0.0)
     azimuth = xp.arctan2(east, north)
     sin_az, cos_az = xp.sin(azimuth), xp.cos(azimuth)
     held, width = xp.maximum(ground, 0.01 * slant + 1e-3), xp.maximum(ground, 0.25 * slant + 1e-3)
+    width = _where(known, width, UNKNOWN_ACROSS_M)
     up_e, up_n, up_u, _ = _local_up(enu_m, site)
     radial_up = up_e * sin_az + up_n * cos_az
     slope = up_u - (z / held) * radial_up

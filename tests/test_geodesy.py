@@ -125,6 +125,16 @@ def test_slant_jacobian_is_finite_overhead() -> None:
     assert 1.0 < np.sqrt(np.linalg.eigvalsh(covariance)[0]) < 10.0
 
 
+@pytest.mark.parametrize("range_m", [0.0, 1e-3, 40.0, 299.0])
+@pytest.mark.parametrize("height_m", [27.3, 2500.0])
+def test_a_range_that_no_aircraft_has_says_nothing(range_m: float, height_m: float) -> None:
+    """An outlier whose noise took the range below zero is reported as 0: still a covariance, and never a sure one."""
+    spread = geodesy.slant_jacobian(geodesy.slant_to_enu(range_m, 2.6, height_m, SITE), SITE)
+    spread = spread * [100.0, np.radians(0.05), 50.0]
+    sigma_m = np.sqrt(np.linalg.eigvalsh(spread @ spread.T))
+    assert sigma_m[0] > 5000.0 and sigma_m[1] < 20.0 * sigma_m[0]
+
+
 def test_polar_jacobian_against_differences() -> None:
     rng = np.random.default_rng(4)
     point = rng.uniform(-1e5, 1e5, (200, 3))
