@@ -149,8 +149,8 @@ def slant_jacobian(enu_m: Any, site: tuple[Any, Any, Any]) -> Any:
     the zenith (ground range under 1 % of slant range) the ground range is held at that, so that the result is finite. A
     plot there is one that range noise has put overhead: for the width across it is held at 25 %, as with none the
     covariance would be singular, and with 1 % far too sure where the true, larger ground range makes metres of it.
-    No aircraft is within NO_TARGET_M: such a range is wrong, and at 0 the azimuth is lost too. There the derivatives are
-    those that make the plot uncertain by kilometres every way; with its own the covariance would be zero.
+    No aircraft is within NO_TARGET_M: such a range is wrong, and at 0 the azimuth is lost too. There the derivatives
+    are those that make the plot uncertain by kilometres every way; with its own the covariance would be zero.
     """
     xp = _xp(enu_m)
     east, north, z = enu_m[..., 0], enu_m[..., 1], enu_m[..., 2]
