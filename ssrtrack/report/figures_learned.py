@@ -14,7 +14,7 @@ from ssrtrack.scoring.bands import BANDS
 
 Row = Mapping[str, Any]
 SUITE = "suite"  # the set of a row over all of the benchmark's sets
-ROW_IN, REST_IN = 0.24, 1.1  # height of a line of a panel, and of what is around it
+ROW_IN, MORE_IN, REST_IN = 0.24, 0.05, 1.1  # height of a line, for each further model, and of what is around lines
 APART = 0.62  # of a line: over what models are spread
 
 
@@ -23,8 +23,9 @@ def learned_figure(rows: Sequence[Row]) -> Figure:
 
     Args:
         rows: of benchmarks/learned_trackers.py, those over the suite and over seeds among them; numbers as such or as
-            the CSV has them. A colour for each model; large with a bar: the suite, small: each of its sets. The lower
-            panels are left out where there is no row of part "transfer" or "real".
+            the CSV has them. A colour for each model; large with a bar: the suite, small: each of its sets. Bars are
+            intervals over flights, or of several seeds from the least to the greatest. The lower panels are left out
+            where there is no row of part "transfer" or "real".
 
     Raises:
         ValueError: no ratio among the rows.
@@ -39,7 +40,8 @@ def learned_figure(rows: Sequence[Row]) -> Figure:
     measures = list(dict.fromkeys(str(r["measure"]) for r in ratios))
     bands = [band for band in bands if any(r["measure"] == band for r in covered)]
     others = list(dict.fromkeys(str(r["set"]) for r in sorted(beyond, key=lambda r: r["part"] == "real")))
-    heights = [len(measures) * ROW_IN + REST_IN, len(others) * ROW_IN + REST_IN][: 2 if others else 1]
+    line_in = ROW_IN + MORE_IN * (len(models) - 1)
+    heights = [len(some) * line_in + REST_IN for some in (measures, others) if some]
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(len(heights), 2, height_ratios=heights, squeeze=False)
@@ -47,7 +49,7 @@ def learned_figure(rows: Sequence[Row]) -> Figure:
         _coverage(panels[0, 1], covered, bands, models)
         for axes, what in zip(panels[1] if others else (), ("position", "velocity"), strict=False):
             some = [r for r in beyond if r["measure"] == f"all updates, {what}"]
-            _elsewhere(axes, some, others, models, what)
+            _elsewhere(axes, _over_seeds(some), others, models, what)
         figure.legend(handles=_legend(panels[0, 0], models), loc="outside lower center", ncols=6, fontsize=7.5)
 
     figure = drawn(sum(heights) + 0.3, paint)
@@ -73,6 +75,20 @@ def _over_suite(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def _over_seeds(rows: Sequence[Row]) -> list[Row]:
+    """Rows of single sets: of several seeds the mean, with the least and the greatest for an interval."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for r in rows:
+        if r["set"] != SUITE:
+            groups.setdefault((r["model"], r["set"], r["measure"]), []).append(r)
+    found = []
+    for some in groups.values():
+        values = [_number(r["value"]) for r in some]
+        ends = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
+        found.append({**some[0], **(ends if len(some) > 1 else {})})
+    return found
+
+
 def _line(at: int, model: str, models: Sequence[str]) -> float:
     """Where a model's point lies on a line."""
     return at + APART * ((models.index(model) + 0.5) / len(models) - 0.5)
@@ -90,10 +106,9 @@ def _points(axes: Axes, rows: Sequence[Row], names: Sequence[str], models: Seque
 
 def _sets(axes: Axes, rows: Sequence[Row], names: Sequence[str], models: Sequence[str]) -> None:
     """Small points of single sets."""
-    for r in rows:
-        if r["set"] != SUITE:
-            at, i = _line(names.index(r["measure"]), str(r["model"]), models), models.index(str(r["model"]))
-            axes.plot([_number(r["value"])], [at], "|", color=_colour(i), markersize=5.0, markeredgewidth=0.8)
+    for r in _over_seeds(rows):
+        at, i = _line(names.index(r["measure"]), str(r["model"]), models), models.index(str(r["model"]))
+        axes.plot([_number(r["value"])], [at], "|", color=_colour(i), markersize=5.0, markeredgewidth=0.8)
 
 
 def _labelled(axes: Axes, names: Sequence[str], words: Callable[[str], str] = str) -> None:
