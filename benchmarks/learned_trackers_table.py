@@ -45,9 +45,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if asked.write is not None:
         page = asked.write.read_text("utf-8")
         if page.count(BEGIN) != 1 or page.count(END) != 1:
-            sys.exit(
-                f"{asked.write} lacks the lines {BEGIN} and {END}; put them where it belongs"
-            )
+            sys.exit(f"{asked.write} lacks the lines {BEGIN} and {END}; put them where it belongs")
         link = Path(os.path.relpath(asked.table.parent, asked.write.parent), FIGURE).as_posix()
         head, tail = page.split(BEGIN)[0], page.split(END)[1]
         asked.write.write_text(f"{head}{BEGIN}\n\n{part_of_page(rows, link)}\n\n{END}{tail}", "utf-8")

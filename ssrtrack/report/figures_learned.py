@@ -81,7 +81,7 @@ def _over_seeds(rows: Sequence[Row]) -> list[Row]:
     for r in rows:
         if r["set"] != SUITE:
             groups.setdefault((r["model"], r["set"], r["measure"]), []).append(r)
-    found = []
+    found: list[Row] = []
     for some in groups.values():
         values = [_number(r["value"]) for r in some]
         ends = {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
