@@ -2,12 +2,10 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 import typer
 from typer.testing import CliRunner
 
@@ -26,13 +24,9 @@ QUICK = ["--steps", "3", "--batch", "4", "--window", "30", "--size", "tiny", "--
 
 
 @pytest.fixture(autouse=True)
-def quick_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_data, "HELD_OUT", 12)
     monkeypatch.setattr(loop_data, "HELD_OUT_PLOTS", 40)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

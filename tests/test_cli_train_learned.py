@@ -1,7 +1,6 @@
 """`ssrtrack train koss`, `gka` and `residual`: every option says one thing of the network, every block runs."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,9 @@ QUICK = ["--steps", "2", "--batch", "4", "--window", "30", "--size", "tiny", "--
 
 
 @pytest.fixture(autouse=True)
-def quick_runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop_data, "HELD_OUT", 6)
     monkeypatch.setattr(loop_data, "HELD_OUT_PLOTS", 30)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

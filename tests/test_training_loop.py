@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import inf, nan
 from pathlib import Path
@@ -37,15 +36,6 @@ from ssrtrack.training.resume import write_state
 from tests.training_fixture import ALONE, imm, plan
 
 SHORT = Recipe(size="tiny", steps=12, batch=8, window=40, validate_every=5, warmup=0.2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of a few microseconds' work wait for each other longer than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Flights of all kinds under radars of all kinds: drawn as said, seen as stated, and a training on them."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -39,14 +38,6 @@ PLAIN = {
     "biased": 0.0, "jump_fraction": 0.0, "clock_jitter_s": (0.0, 0.0), "rotation_jitter": (0.0, 0.0),
     "probability": (0.99, 0.99), "fading_share": (0.0, 0.0),
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
