@@ -1,5 +1,6 @@
 """Learned trackers that come with the package: what a name means, and that each of them is fit to be shipped."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ from typer.testing import CliRunner
 
 from ssrtrack.batch.run import batch
 from ssrtrack.cli.main import app
+from ssrtrack.cli.train_gka import gka
+from ssrtrack.cli.train_koss import koss
+from ssrtrack.cli.train_residual import residual_
 from ssrtrack.errors import CheckpointError, EstimatorError, ScoringError
 from ssrtrack.filters.run import run
 from ssrtrack.models import load
@@ -74,6 +78,13 @@ def test_a_name_goes_before_a_folder_and_it_is_said(shelf: Path) -> None:
     assert told.exit_code == 0 and told.stderr.splitlines() == [line] and "koss" in told.stdout
     quiet = CliRunner().invoke(app, ["evaluate", log, "-t", "./koss", "-o", "other"], catch_exceptions=False)
     assert quiet.exit_code == 0 and quiet.stderr == ""
+
+
+@pytest.mark.parametrize("command", [koss, gka, residual_])
+def test_where_training_writes_is_no_trackers_name(shelf: Path, command: Any) -> None:
+    folder = signature(command).parameters["output"].default
+    assert folder.parent == Path("runs") and written_as(folder) == str(folder)
+    assert hidden_folders([str(folder)]) == []
 
 
 def test_batch_and_python_take_names(shelf: Path) -> None:
