@@ -132,6 +132,20 @@ def keys_kernel(
     put_column(g_decay + at, decays_back(paths * MT, reached, ends, total, C, DOT), left, heads, C)
 
 
+@triton.jit
+def less(total, factor, tile, APART: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr):
+    """total − factor · tile, (C, C) times rows.
+
+    APART: not added up in the product. Where one product adds to another, eight warps compute both twice or move the
+    sum between two layouts.
+    """
+    if APART:
+        total -= tl.dot(factor.to(DT), tile, input_precision=DOT)
+    else:
+        total = tl.dot((-factor).to(DT), tile, total, input_precision=DOT)
+    return total
+
+
 @triton.jit(do_not_specialize=["steps", "begin", "count"])
 def values_kernel(
     q, k, v, log_z, alpha, x, size, go, U0, dU, gk, gv, g_decay, offsets, firsts, owners,
@@ -169,7 +183,9 @@ def values_kernel(
     X, e_x = by_rows(mixed, OT)
     mixed = mixed.to(DT)
     read = tl.dot(K, tl.trans(X), input_precision=DOT) * (e[:, None] * e_x[None, :])
-    weights = (read * decays_ahead(G, C) * scale).to(DT)
+    weights = read * decays_ahead(G, C) * -scale
+    # Keys for which eight warps share a chunk.
+    APART: tl.constexpr = DP > 64
     if AHEAD > 0:
         # Of the program that will run where this one does: memory is idle while this one computes.
         b_, h_, t_, end, row_, _ = chunk_after(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN, AHEAD)
@@ -196,11 +212,12 @@ def values_kernel(
         kept = tl.dot(K, dU_here, input_precision=DOT)
         kept *= (e * e_U * tl.exp2(last - G))[:, None]
         ends += tl.sum(kept * values.to(tl.float32), 1)
-        put_rows(gv + at * V, tl.dot(weights, Y, kept, input_precision=DOT), left, heads * V, c, V, C, EVEN_V)
+        kept = less(kept, weights, Y, APART, DT, DOT)
+        put_rows(gv + at * V, kept, left, heads * V, c, V, C, EVEN_V)
         acc = tl.dot(values, tl.trans(after), acc, input_precision=DOT)
         S = tl.dot(values, tl.trans(Y), S, input_precision=DOT)
     S *= decays_ahead(G, C) * scale
-    acc = tl.dot(S.to(DT), mixed, acc * tl.exp2(last - G)[:, None], input_precision=DOT)
+    acc = less(acc * tl.exp2(last - G)[:, None], -S, mixed, APART, DT, DOT)
     acc += rows(gk + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32)
     tl.debug_barrier()
     put_rows(gk + at * D, acc, left, heads * D, d, D, C, EVEN)

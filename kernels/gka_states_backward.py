@@ -15,6 +15,22 @@ import triton.language as tl
 from ssrtrack.kernels.gka_states import walk
 from ssrtrack.kernels.gka_tiles import column, gates, head_at, rows, within
 
+NARROW = tl.constexpr(64)  # rows of a state: 16 for each of four warps, so that eight part the columns
+
+
+@triton.jit
+def joined(state, a, b, DP: tl.constexpr, DOT: tl.constexpr):
+    """state − a b of narrow states, else state + a b.
+
+    Where one product is added to by the next, eight warps take all columns twice or move the state between two layouts;
+    and a sum the compiler would join again.
+    """
+    if DP <= NARROW:
+        state -= tl.dot(a, b, input_precision=DOT)
+    else:
+        state = tl.dot(a, b, state, input_precision=DOT)
+    return state
+
 
 @triton.jit(do_not_specialize=["steps", "begin", "count", "started"])
 def states_back_kernel(
@@ -56,6 +72,7 @@ def states_back_kernel(
         adjoint, b_in, H0 = adjoint + at * D, b_in + at, H0 + square * DP
         drift += (row + tl.maximum(chunks - 1, 0)) * heads + h
         later, total = column(b_in, left, heads, C, 0.0), tl.load(drift, mask=chunks > 0, other=0.0)
+        sign: tl.constexpr = 0.5 if DP <= NARROW else -0.5
         for i in range(0, chunks):
             tl.store(put + place, state.to(put.dtype.element_ty))
             # Of the chunk before, a turn ahead: the compiler does not ask for these early.
@@ -66,17 +83,17 @@ def states_back_kernel(
             # Wanted last, asked for first: what comes of it takes longer than a chunk's products.
             H = tl.load(H0 + place)
             # What x is kept divided by goes into the other factor.
-            half = (-0.5 * tl.exp2(gates(log_z, C)) * column(size, left, heads, C, 0.0))[:, None]
+            half = (sign * tl.exp2(gates(log_z, C)) * column(size, left, heads, C, 0.0))[:, None]
             state *= tl.exp2(last)
             X = rows(x, left, heads * D, d, D, C, EVEN).to(DT)
             part = (half * rows(adjoint, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
-            state = tl.dot(tl.trans(X), part, state, input_precision=DOT)
+            state = joined(state, tl.trans(X), part, DP, DOT)
             part = (half * rows(x, left, heads * D, e, D, C, EVEN).to(tl.float32)).to(DT)
             Y = rows(adjoint, left, heads * D, d, D, C, EVEN)
-            state = tl.dot(tl.trans(Y), part, state, input_precision=DOT)
-            part = ((-0.5 * later)[:, None] * rows(k, left, k_t, e, D, C, EVEN).to(tl.float32)).to(DT)
+            state = joined(state, tl.trans(Y), part, DP, DOT)
+            part = ((sign * later)[:, None] * rows(k, left, k_t, e, D, C, EVEN).to(tl.float32)).to(DT)
             K = rows(k, left, k_t, d, D, C, EVEN).to(DT)
-            state = tl.dot(tl.trans(K), part, state, input_precision=DOT)
+            state = joined(state, tl.trans(K), part, DP, DOT)
             state -= 0.5 * total * H.to(tl.float32)
             left = C + left * 0
             last, log_z = coming, log_z - C * heads

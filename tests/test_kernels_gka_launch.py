@@ -9,7 +9,7 @@ import torch
 
 from ssrtrack.kernels import gka as public
 from ssrtrack.kernels.gka_form import LOWEST
-from tests.gka_cases import Case, answers, by, inputs_of
+from tests.gka_cases import Case, answers, by, gap, inputs_of
 
 if public._triton() is None:
     pytest.skip("there are no Triton kernels of this operator here", allow_module_level=True)
@@ -133,6 +133,15 @@ def test_asking_ahead_changes_no_number(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(public._triton(), "_processors", lambda device: 1)
     got = answers(by("triton"), case, inputs)
     assert all(torch.equal(got[part], want[part]) for part in want)
+
+
+@interpreted
+def test_what_wide_heads_have_of_their_own_is_right() -> None:
+    """Products are joined otherwise from 128 numbers a key on."""
+    case = Case(B=1, T=70, H=1, D=128, V=128, steps=3)
+    inputs = inputs_of(case)
+    got, want = answers(by("triton"), case, inputs), answers(by("torch"), case, inputs)
+    assert all(gap(got[part], want[part]) < 1e-5 for part in want)
 
 
 @interpreted
