@@ -312,7 +312,9 @@ def _between(plan: Plan, before: State) -> Iterator[Tensor]:
     """Of the states before all chunks those where the way back will begin a span: H and U (spans − 1, N, heads, …)."""
     for states, width in zip(before, (plan.D, plan.V), strict=True):
         rows = states.view(-1, plan.chunks, *states.shape[1:])
-        yield rows[:, plan.span :: plan.span, :, : plan.D, :width].transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        chosen = rows[:, plan.span :: plan.span, :, : plan.D, :width].transpose(0, 1)
+        # A copy even where they lie side by side: a view would keep all chunks' states in memory.
+        yield chosen.clone(memory_format=torch.contiguous_format)
 
 
 def _ends(plan: Plan, like: Tensor) -> State:
