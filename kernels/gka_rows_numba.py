@@ -82,56 +82,71 @@ def _made(D: int, V: int) -> Callable[..., None]:
         weights: Any, short: Any, ridge: Any, scale: Any, empty: Any, low: Any, high: Any,
     ) -> None:  # fmt: skip
         zero, one = np.float32(0.0), np.float32(1.0)
-        A = np.empty((D, D), np.float32)
-        right, x = np.empty(D, np.float32), np.empty(D, np.float32)
-        last, y = np.empty(D, np.float32), np.empty(D, np.float32)
-        stay = one - short * ridge
-        for b in range(low, high):
-            old, new = before[b], after[b]
-            for head in range(q.shape[1]):
-                own, fade, mix = at + head * D * D, gamma[b, head], alpha[b, head]
-                key, query, value = k[b, head], q[b, head], v[b, head]
+        heads, stay = q.shape[1], one - short * ridge
+        A, B = np.empty((D, D), np.float32), np.empty((D, D), np.float32)
+        right, x = np.empty((2, D), np.float32), np.empty((2, D), np.float32)
+        last, y = np.empty((2, D), np.float32), np.empty((2, D), np.float32)
+        ra, rb, xa, xb, la, lb, ya, yb = right[0], right[1], x[0], x[1], last[0], last[1], y[0], y[1]
+        shorter, F = np.empty(2, np.float32), np.empty(2, np.float32)
+        # Two heads at a time: what one waits for, the other one computes. An odd one out goes beside itself.
+        for n in range(low * heads, high * heads, 2):
+            for s in range(2):
+                b, head = divmod(min(n + s, high * heads - 1), heads)
+                old, new, own, fade, key = before[b], after[b], at + head * D * D, gamma[b, head], k[b, head]
+                copy = A if s == 0 else B
                 square = zero
                 for i in range(D):
                     row, kept, scaled = old[own + i * D : own + i * D + D], new[own + i * D : own + i * D + D], key[i]
                     for j in range(D):
                         h = fade * row[j] + scaled * key[j]
                         kept[j] = h
-                        A[i, j] = h
+                        copy[i, j] = h
                         square += h * h
-                F = np.sqrt(square)
-                x[:] = zero
-                if empty < F:
-                    shorter = short / F
-                    for i in range(D):
-                        right[i] = shorter * query[i]
-                        x[i] = right[i]
-                        last[i] = zero
-                    for w in weights:
-                        for i in range(D):
-                            y[i] = right[i] + stay * x[i]
-                        # H is symmetric: its rows, side by side in memory, go into all sums at once.
-                        for j in range(0, whole, TOGETHER):
-                            c0, c1, c2, c3 = x[j], x[j + 1], x[j + 2], x[j + 3]
-                            c4, c5, c6, c7 = x[j + 4], x[j + 5], x[j + 6], x[j + 7]
-                            for i in range(D):
-                                y[i] -= shorter * (
-                                    ((c0 * A[j, i] + c1 * A[j + 1, i]) + (c2 * A[j + 2, i] + c3 * A[j + 3, i]))
-                                    + ((c4 * A[j + 4, i] + c5 * A[j + 5, i]) + (c6 * A[j + 6, i] + c7 * A[j + 7, i]))
-                                )
-                        for j in range(whole, D):
-                            for i in range(D):
-                                y[i] -= shorter * (x[j] * A[j, i])
-                        for i in range(D):
-                            onward = last[i] + w * (y[i] - last[i])
-                            last[i] = x[i]
-                            x[i] = onward
-                out = o[b, head]
-                out[:] = zero
-                spread, own = zero, at + q.shape[1] * D * D + head * D * V
+                F[s] = np.sqrt(square)
+                # From nothing on the right, x stays nothing.
+                shorter[s] = short / F[s] if empty < F[s] else zero
                 for i in range(D):
-                    spread += query[i] * x[i]
-                    mixed, scaled = query[i] + mix * (x[i] - query[i]), key[i]
+                    right[s, i] = shorter[s] * q[b, head, i]
+                    x[s, i] = right[s, i]
+                    last[s, i] = zero
+            sa, sb = shorter[0], shorter[1]
+            for w in weights:
+                for i in range(D):
+                    ya[i] = ra[i] + stay * xa[i]
+                    yb[i] = rb[i] + stay * xb[i]
+                # H is symmetric: its rows, side by side in memory, go into all sums at once.
+                for j in range(0, whole, TOGETHER):
+                    a0, a1, a2, a3 = sa * xa[j], sa * xa[j + 1], sa * xa[j + 2], sa * xa[j + 3]
+                    a4, a5, a6, a7 = sa * xa[j + 4], sa * xa[j + 5], sa * xa[j + 6], sa * xa[j + 7]
+                    b0, b1, b2, b3 = sb * xb[j], sb * xb[j + 1], sb * xb[j + 2], sb * xb[j + 3]
+                    b4, b5, b6, b7 = sb * xb[j + 4], sb * xb[j + 5], sb * xb[j + 6], sb * xb[j + 7]
+                    for i in range(D):
+                        ya[i] -= ((a0 * A[j, i] + a1 * A[j + 1, i]) + (a2 * A[j + 2, i] + a3 * A[j + 3, i])) + (
+                            (a4 * A[j + 4, i] + a5 * A[j + 5, i]) + (a6 * A[j + 6, i] + a7 * A[j + 7, i])
+                        )
+                        yb[i] -= ((b0 * B[j, i] + b1 * B[j + 1, i]) + (b2 * B[j + 2, i] + b3 * B[j + 3, i])) + (
+                            (b4 * B[j + 4, i] + b5 * B[j + 5, i]) + (b6 * B[j + 6, i] + b7 * B[j + 7, i])
+                        )
+                for j in range(whole, D):
+                    for i in range(D):
+                        ya[i] -= sa * xa[j] * A[j, i]
+                        yb[i] -= sb * xb[j] * B[j, i]
+                for i in range(D):
+                    onward = la[i] + w * (ya[i] - la[i])
+                    la[i] = xa[i]
+                    xa[i] = onward
+                    onward = lb[i] + w * (yb[i] - lb[i])
+                    lb[i] = xb[i]
+                    xb[i] = onward
+            for s in range(2):
+                b, head = divmod(min(n + s, high * heads - 1), heads)
+                old, new, fade, key = before[b], after[b], gamma[b, head], k[b, head]
+                own = at + heads * D * D + head * D * V
+                query, value, mix, out, spread = q[b, head], v[b, head], alpha[b, head], o[b, head], zero
+                out[:] = zero
+                for i in range(D):
+                    spread += query[i] * x[s, i]
+                    mixed, scaled = query[i] + mix * (x[s, i] - query[i]), key[i]
                     row, kept = old[own + i * V : own + i * V + V], new[own + i * V : own + i * V + V]
                     for j in range(V):
                         u = fade * row[j] + scaled * value[j]
@@ -139,7 +154,7 @@ def _made(D: int, V: int) -> Callable[..., None]:
                         out[j] += u * mixed
                 for j in range(V):
                     out[j] *= scale
-                variance[b, head] = spread if empty < F else np.inf
+                variance[b, head] = spread if empty < F[s] else np.inf
 
     made: Callable[..., None] = run
     return made

@@ -20,10 +20,10 @@ from tests.models_fixture import base, network, plots
 GKA: dict[str, Any] = {"block": "gka", "options": {"head": 12, "heads": 2, "hidden": 8}}
 
 
-@pytest.mark.parametrize("D, V, alpha, threads", [(16, 16, True, 1), (12, 7, False, 2)])
-def test_a_step_in_rows_is_the_step(D: int, V: int, alpha: bool, threads: int) -> None:
+@pytest.mark.parametrize("heads, D, V, alpha, threads", [(2, 16, 16, True, 1), (3, 12, 7, False, 2)])
+def test_a_step_in_rows_is_the_step(heads: int, D: int, V: int, alpha: bool, threads: int) -> None:
     """Several steps from nothing, among numbers that are not its own."""
-    rng, count, heads, at = np.random.default_rng(3), 130, 2, 5
+    rng, count, at = np.random.default_rng(3), 130, 5
     state: Any = None
     form = GkaForm(0.02, 30, D**-0.5)
     first, middle, last = gka_rows_numba.bounds(at, heads, D, V)
