@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn import functional
 
 from ssrtrack.errors import EstimatorError
-from ssrtrack.kernels import koss_cpu
 from ssrtrack.kernels.koss_closed_loop import koss_closed_loop
 from ssrtrack.kernels.koss_form import CLOSED, LoopForm, LoopInputs
 from ssrtrack.models.koss_causal import TAPS as SLOPE_TAPS
@@ -23,7 +22,6 @@ STEP_RANGE = (1e-3, 0.1)  # Δ at the start, log-uniform: memories of 1/Δ steps
 GAIN_RANGE = (-4.0, 0.0)  # its logit at the start: K from 0.02 to 0.5, a spread of time constants
 LEAD = 0.1  # τ at the start
 LEAST_GAP = 1e-3  # of the nominal one, where the logarithm of a gap is taken
-MANY = 128  # sequences in one row from which a CPU's compiled loop is worth its call
 STALE_FROM = 5  # steps a segment from which an open-loop innovation is too old to be used unrefined
 DERIVATIVES = ("none", "difference", "causal", "spectral")
 
@@ -220,9 +218,6 @@ class KossLayer(nn.Module):
         x = inputs.x
         if self.backend is None and x.shape[1] == 1 and x.device.type == "cpu" and inputs.offsets is None:
             # Online, one row at a time: a quarter of the time would go to the choice of a backend and its copies.
-            plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
-            if len(x) >= MANY and plain and koss_cpu.refusal(inputs, form) is None:
-                return koss_cpu.forward(inputs)
             y, after = step_inside(inputs, replace(form, segment=1, passes=0), LayerState(inputs.start))
             return y, after.scan
         return koss_closed_loop(inputs, form, backend=self.backend)
