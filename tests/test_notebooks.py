@@ -30,7 +30,7 @@ def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if path.stem == "04_learned_trackers" and "koss" not in shipped():
         pytest.skip("this checkout has no weights in ssrtrack/models/pretrained to look at")
     # A training of a minute stays a training with fewer steps; its figures are then not those of the text.
-    monkeypatch.setenv("SSRTRACK_NOTEBOOK_STEPS", "40")
+    monkeypatch.setenv("SSRTRACK_NOTEBOOK_STEPS", "24")
     notebook = nbformat.read(path, as_version=4)
     committed = pictures(notebook)
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
