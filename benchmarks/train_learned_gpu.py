@@ -16,7 +16,8 @@ error squared over its 4 components, and the share of positions within their 95 
 results/train_learned_gpu.csv. Without a GPU `--device cpu --steps 2 --batch 4 --size tiny` does the same.
 
 A model is NAME or NAME:key=value,key=value with a key of the network (width, blocks, residual, timed, ...), of the
-training (learning_rate, loss, batch, dtype, ...) or of the block (see_prediction, operator, inner, ...).
+training (learning_rate, loss, batch, dtype, ...) or of the block (see_prediction, operator, inner, ...); seed=2 there
+is the seed of that one alone.
 """
 
 import argparse
@@ -90,6 +91,9 @@ def job_of(text: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = (v.strip() for v in part.partition("="))
+        if key == "seed" and value.isdigit():
+            seed = int(value)
+            continue
         own = key in BLOCKS[name].options  # which goes before what the network calls the same
         where = options if own else network if key in NETWORK else recipe if key in TRAINING else None
         if not equals or where is None:

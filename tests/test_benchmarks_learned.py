@@ -76,9 +76,10 @@ def test_a_model_is_trained_scored_and_can_be_used(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(device_spread, "PLANNED", 64)
     monkeypatch.setattr(loop_data, "HELD_OUT", 16)
     monkeypatch.setattr(loop_data, "HELD_OUT_PLOTS", 30)
-    job = script.job_of("s6:states=4", 1, given(tmp_path))
+    job = script.job_of("s6:states=4,seed=7", 1, given(tmp_path))
+    assert job["recipe"]["seed"] == 7 and job["folder"].endswith("-7")  # its own, not all the others'
     row = script.worked(job)
-    assert set(row) <= set(script.COLUMNS) and (row["steps"], row["block"], row["seed"]) == (2, "s6", 1)
+    assert set(row) <= set(script.COLUMNS) and (row["steps"], row["block"], row["seed"]) == (2, "s6", 7)
     ratios = [float(row[name]) for name in script.COLUMNS if "over_best_imm" in name]
     # Two steps from the base filter: as honest as that is.
     assert all(0.5 < float(row[name]) < 2.5 for name in row if name.startswith("anees"))
