@@ -7,8 +7,6 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from ssrtrack.models.load import shipped
-
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -27,8 +25,6 @@ def test_there_are_notebooks() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if path.stem == "04_learned_trackers" and "koss" not in shipped():
-        pytest.skip("this checkout has no weights in ssrtrack/models/pretrained to look at")
     # A training of a minute stays a training with fewer steps; its figures are then not those of the text.
     monkeypatch.setenv("SSRTRACK_NOTEBOOK_STEPS", "24")
     notebook = nbformat.read(path, as_version=4)
