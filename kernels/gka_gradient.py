@@ -22,7 +22,6 @@ from ssrtrack.kernels.gka_tiles import (
     ask_square,
     by_rows,
     by_whole,
-    chunk_after,
     chunk_of,
     column,
     decays_ahead,
@@ -86,7 +85,6 @@ def keys_kernel(
     k, log_z, x, size, adjoint, w_in, b_in, reach, H0, dH, gk, g_decay, offsets, firsts, owners,
     steps, begin, count, heads, D, k_b, k_t, k_h,
     C: tl.constexpr, DP: tl.constexpr, DT: tl.constexpr, DOT: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr,
-    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """Of ∂L/∂k (B, T, H, D) and ∂L/∂log γ (B, T, H) what comes by H."""
     b, h, t0, end, row, gated = chunk_of(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
@@ -103,15 +101,6 @@ def keys_kernel(
     ask_square(H0, row, heads, h, DP, DP)
     ask_rows(x + at * D, left, heads * D, D, C, DP)
     ask_rows(adjoint + at * D, left, heads * D, D, C, DP)
-    if AHEAD > 0:
-        # Of the program that will run where this one does: memory is idle while this one computes.
-        b_, h_, t_, end, row_, _ = chunk_after(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN, AHEAD)
-        ask_rows(k + head_at(b_, t_, h_, k_b, k_t, k_h), end - t_, k_t, D, C, DP)
-        ask_square(dH, row_, heads, h_, DP, DP)
-        ask_square(H0, row_, heads, h_, DP, DP)
-        there = head_at(b_, t_, h_, steps * heads, heads, 1) * D
-        ask_rows(x + there, end - t_, heads * D, D, C, DP)
-        ask_rows(adjoint + there, end - t_, heads * D, D, C, DP)
     after = tl.load(square(dH, row, heads, h, d, d, DP, DP))
     H = tl.load(square(H0, row, heads, h, d, d, DP, DP))
     total, start = product(after, H) * tl.exp2(last), product(H, H)
@@ -153,7 +142,6 @@ def values_kernel(
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, go_b, go_t, go_h,
     C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, OT: tl.constexpr,
     DOT: tl.constexpr, ALPHA: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr, EVEN_V: tl.constexpr,
-    AHEAD: tl.constexpr,
 ):  # fmt: skip
     """∂L/∂v (B, T, H, V); and what comes by U added to ∂L/∂k and ∂L/∂log γ."""
     b, h, t0, end, row, gated = chunk_of(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
@@ -164,7 +152,6 @@ def values_kernel(
     at = head_at(b, t0, h, steps * heads, heads, 1)
     G = gates(log_z + gated, C)
     last = tl.load(log_z + gated + C - 1)
-    all_go, all_v = go, v
     go += head_at(b, t0, h, go_b, go_t, go_h)
     v += head_at(b, t0, h, v_b, v_t, v_h)
     K = rows(k + head_at(b, t0, h, k_b, k_t, k_h), left, k_t, d, D, C, EVEN)
@@ -186,17 +173,6 @@ def values_kernel(
     weights = read * decays_ahead(G, C) * -scale
     # Keys for which eight warps share a chunk.
     APART: tl.constexpr = DP > 64
-    if AHEAD > 0:
-        # Of the program that will run where this one does: memory is idle while this one computes.
-        b_, h_, t_, end, row_, _ = chunk_after(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN, AHEAD)
-        ask_rows(k + head_at(b_, t_, h_, k_b, k_t, k_h), end - t_, k_t, D, C, DP)
-        ask_rows(x + head_at(b_, t_, h_, steps * heads, heads, 1) * D, end - t_, heads * D, D, C, DP)
-        if ALPHA:
-            ask_rows(q + head_at(b_, t_, h_, q_b, q_t, q_h), end - t_, q_t, D, C, DP)
-        ask_square(dU, row_, heads, h_, DP, VP)
-        ask_square(U0, row_, heads, h_, DP, VP)
-        ask_rows(all_go + head_at(b_, t_, h_, go_b, go_t, go_h), end - t_, go_t, V, C, VP)
-        ask_rows(all_v + head_at(b_, t_, h_, v_b, v_t, v_h), end - t_, v_t, V, C, VP)
     acc = tl.zeros([C, DP], tl.float32)
     S = tl.zeros([C, C], tl.float32)
     ends = tl.zeros([C], tl.float32)

@@ -24,7 +24,6 @@ from ssrtrack.kernels.gka_tiles import (
     by_largest,
     by_rows,
     by_whole,
-    chunk_after,
     chunk_of,
     column,
     decays,
@@ -110,7 +109,7 @@ def solve_kernel(
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h,
     C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, OT: tl.constexpr,
     DOT: tl.constexpr, ALPHA: tl.constexpr, KEEP: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr,
-    EVEN_V: tl.constexpr, AHEAD: tl.constexpr,
+    EVEN_V: tl.constexpr,
 ):  # fmt: skip
     """o (B, T, H, V), of the states H0 and U0 before each chunk; where KEEP x (B, T, H, D) and F (B, T, H).
 
@@ -123,7 +122,6 @@ def solve_kernel(
         return
     d = tl.arange(0, DP)
     at = head_at(b, t0, h, steps * heads, heads, 1)
-    all_k, all_q = k, q
     k += head_at(b, t0, h, k_b, k_t, k_h)
     q += head_at(b, t0, h, q_b, q_t, q_h)
     v += head_at(b, t0, h, v_b, v_t, v_h)
@@ -138,12 +136,6 @@ def solve_kernel(
     H, e_H = by_largest(H0, row, heads, h, DP, OT)
     F = norms(K, e, H, e_H, G, C, DOT)
     Q, e_q = by_rows(rows(q, left, q_t, d, D, C, EVEN), OT)
-    if AHEAD > 0:
-        # Of the program that will run where this one does: memory is idle while this one computes.
-        b_, h_, t_, end, row_, _ = chunk_after(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN, AHEAD)
-        ask_rows(all_k + head_at(b_, t_, h_, k_b, k_t, k_h), end - t_, k_t, D, C, DP)
-        ask_square(H0, row_, heads, h_, DP, DP)
-        ask_rows(all_q + head_at(b_, t_, h_, q_b, q_t, q_h), end - t_, q_t, D, C, DP)
     x = solved(Q, K, e, H, e_H, G, F, rounds, short, ridge, rho2, C, DOT)
     e_x = e_q * per_norm(F)
     if KEEP:

@@ -17,7 +17,6 @@ from ssrtrack.kernels.gka_tiles import (
     ask_square,
     by_largest,
     by_rows,
-    chunk_after,
     chunk_of,
     column,
     decays,
@@ -59,7 +58,7 @@ def adjoint_kernel(
     q_b, q_t, q_h, k_b, k_t, k_h, v_b, v_t, v_h, go_b, go_t, go_h,
     C: tl.constexpr, DP: tl.constexpr, VP: tl.constexpr, BV: tl.constexpr, DT: tl.constexpr, OT: tl.constexpr,
     DOT: tl.constexpr, ALPHA: tl.constexpr, VARLEN: tl.constexpr, EVEN: tl.constexpr,
-    EVEN_V: tl.constexpr, AHEAD: tl.constexpr,
+    EVEN_V: tl.constexpr,
 ):  # fmt: skip
     """∂L/∂q and d (B, T, H, D); (B, T, H): ∂L/∂α, w_t = 2 a x·d / F, b_i = Σ_t M_ti z_t w_t, and in `reach`
 
@@ -72,7 +71,6 @@ def adjoint_kernel(
         return
     d = tl.arange(0, DP)
     at = head_at(b, t0, h, steps * heads, heads, 1)
-    all_go = go
     go += head_at(b, t0, h, go_b, go_t, go_h)
     v += head_at(b, t0, h, v_b, v_t, v_h)
     G = gates(log_z + gated, C)
@@ -102,14 +100,6 @@ def adjoint_kernel(
     norm = column(F + at, left, heads, C, 0.0) + tl.minimum(e_g, 0.0)
     K, e = by_rows(K, OT)
     H, e_H = by_largest(H0, row, heads, h, DP, OT)
-    if AHEAD > 0:
-        # Of the program that will run where this one does: memory is idle while this one computes.
-        b_, h_, t_, end, row_, _ = chunk_after(offsets, firsts, owners, steps, begin, count, heads, C, VARLEN, AHEAD)
-        ask_rows(k + head_at(b_, t_, h_, k_b, k_t, k_h), end - t_, k_t, D, C, DP)
-        ask_rows(q + head_at(b_, t_, h_, q_b, q_t, q_h), end - t_, q_t, D, C, DP)
-        ask_rows(x + head_at(b_, t_, h_, steps * heads, heads, 1) * D, end - t_, heads * D, D, C, DP)
-        ask_rows(all_go + head_at(b_, t_, h_, go_b, go_t, go_h), end - t_, go_t, V, C, VP)
-        ask_square(U0, row_, heads, h_, DP, VP)
     y = solved(g, K, e, H, e_H, G, norm, rounds, short, ridge, rho2, C, DOT)
     X = rows(x + at * D, left, heads * D, d, D, C, EVEN).to(tl.float32) * e_x[:, None]
     e_g *= per_norm(norm)

@@ -29,23 +29,7 @@ def chunk_of(offsets, firsts, owners, steps, begin, count, heads, C: tl.constexp
     Grid (chunks of a sequence from `begin` on, `count` of them, sequences · heads), or where VARLEN (chunks of all
     sequences, heads); there owners tells a chunk's sequence and firsts a sequence's first chunk.
     """
-    return chunk_at(tl.program_id(0), tl.program_id(1), offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
-
-
-@triton.jit
-def chunk_after(
-    offsets, firsts, owners, steps, begin, count, heads, C: tl.constexpr, VARLEN: tl.constexpr, AHEAD: tl.constexpr
-):
-    """The same of the program AHEAD programs later, or the last."""
-    i = tl.program_id(0) + tl.program_id(1) * tl.num_programs(0) + AHEAD
-    i = tl.minimum(i, tl.num_programs(0) * tl.num_programs(1) - 1)
-    across, down = i % tl.num_programs(0), i // tl.num_programs(0)
-    return chunk_at(across, down, offsets, firsts, owners, steps, begin, count, heads, C, VARLEN)
-
-
-@triton.jit
-def chunk_at(i, h, offsets, firsts, owners, steps, begin, count, heads, C: tl.constexpr, VARLEN: tl.constexpr):
-    """The same of program (i, h)."""
+    i, h = tl.program_id(0), tl.program_id(1)
     if VARLEN:
         n = tl.load(owners + i)
         b = n * 0
@@ -181,7 +165,7 @@ def ask(pointer):
 def ask_rows(pointer, left, stride_t, width, C: tl.constexpr, DP: tl.constexpr):
     """The same for `rows`, a line of 128 bytes at a time."""
     LINE: tl.constexpr = min(DP, 1024 // pointer.dtype.element_ty.primitive_bitwidth)
-    t, part = tl.maximum(tl.minimum(tl.arange(0, C), left - 1), 0), tl.arange(0, DP // LINE) * LINE
+    t, part = tl.minimum(tl.arange(0, C), left - 1), tl.arange(0, DP // LINE) * LINE
     ask(pointer + t[:, None] * stride_t + tl.minimum(part, width - 1)[None, :])
 
 

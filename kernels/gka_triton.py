@@ -7,7 +7,6 @@ little beside inputs and gradients; the states between spans are kept for the ba
 """
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +33,6 @@ SHARE = 0.25  # of inputs, outputs, their gradients and x: what the states of a 
 SHARE_ALONE = 0.5  # of inputs and outputs: the same of a forward pass that keeps nothing
 ROUGH = 1.0 / 512.0  # ridge from which x, up to 1/ridge times as large as q, has room in float16
 FREE = 1 << 24  # bytes of states that are not worth a second span
-WARPS = 8  # that a multiprocessor holds of a chunk-wise kernel: what runs next is asked for early; 0: it is not
 
 
 class Tiling(NamedTuple):
@@ -121,7 +119,7 @@ def forward(
     state, before, last = _start(inputs), _buffers(plan, k, span), _ends(plan, k)
     tensors = (q, k, v, log_z, alpha, *before, o, x, size, F, *indices)
     sizes = (plan.heads, plan.D, plan.V, *_schedule(form), float(form.scale), *_strides(plan, q, k, v))
-    known = _known(plan, q, tiling.solve, mixes) | {"KEEP": keep}
+    known = _known(plan, mixes) | {"KEEP": keep}
     for begin, count in plan.spans(span):
         _walk(inputs, plan, tiling, launch, log_z, (begin, count), state, before, last)
         numbers = (q.shape[1], begin, count, *sizes)
@@ -151,28 +149,27 @@ def backward(
     shape = (plan.heads, plan.D, plan.V)
     scale, of_q, of_k, of_v, of_go = float(form.scale), *(_strides(plan, part) for part in (q, k, v, go))
     starts = [_start(inputs), *zip(*between, strict=True)]
-    known = [_known(plan, q, shape, mixes) for shape in (tiling.adjoint, tiling.keys, tiling.values)]
-    walked = known[0] | {"BN": columns}
+    known = _known(plan, mixes) | {"BN": columns}
     for (begin, count), start in reversed(list(zip(plan.spans(plan.span), starts, strict=True))):
         sizes, grid = (q.shape[1], begin, count), _grid(plan, count)
         _walk(inputs, plan, tiling, launch, log_z, (begin, count), start, before, last)
         launch(
             adjoint_kernel, grid,
             (q, k, v, log_z, alpha, x, size, F, go, H0, U0, gq, adjoint, g_alpha, w, b, reach, drift, *indices),
-            (*sizes, *shape, *_schedule(form), scale, *of_q, *of_k, *of_v, *of_go), known[0], tiling.adjoint,
+            (*sizes, *shape, *_schedule(form), scale, *of_q, *of_k, *of_v, *of_go), known, tiling.adjoint,
         )  # fmt: skip
         launch(
             states_back_kernel, ((plan.DP + plan.VP) // columns, plan.sequences * plan.heads),
             (q, k, log_z, alpha, x, size, go, adjoint, drift, b, H0, *(state or ends), dH, dU, *ends, *indices[:2]),
-            (*sizes, int(state is not None), *shape, scale, *of_q, *of_k, *of_go), walked, tiling.states_back,
+            (*sizes, int(state is not None), *shape, scale, *of_q, *of_k, *of_go), known, tiling.states_back,
         )  # fmt: skip
         launch(
             keys_kernel, grid, (k, log_z, x, size, adjoint, w, b, reach, H0, dH, gk, g_decay, *indices),
-            (*sizes, plan.heads, plan.D, *of_k), known[1], tiling.keys,
+            (*sizes, plan.heads, plan.D, *of_k), known, tiling.keys,
         )  # fmt: skip
         launch(
             values_kernel, grid, (q, k, v, log_z, alpha, x, size, go, U0, dU, gk, gv, g_decay, *indices),
-            (*sizes, *shape, scale, *of_q, *of_k, *of_v, *of_go), known[2], tiling.values,
+            (*sizes, *shape, scale, *of_q, *of_k, *of_v, *of_go), known, tiling.values,
         )  # fmt: skip
         state = ends
     gH0, gU0 = (None, None) if state is None or inputs.H0 is None else state
@@ -236,18 +233,12 @@ def _launcher(plan: Plan, tiling: Tiling, inputs: GkaInputs, *others: Tensor | N
     given = (*inputs, *others)
     strides = tuple(part.stride() for part in (*inputs[:3], *others[:1]) if part is not None)
     shape = (inputs.q.device, inputs.q.dtype, plan.heads, plan.D, plan.V, inputs.alpha is None, strides)
-    return Launcher((*shape, plan.dtype, plan.fine, tiling, WARPS, *plan.known.values()), given)
+    return Launcher((*shape, plan.dtype, plan.fine, tiling, *plan.known.values()), given)
 
 
-def _known(plan: Plan, q: Tensor, shape: tuple[int, int], mixes: bool) -> dict[str, Any]:
-    """What a chunk-wise kernel of (warps, stages) knows at compile time."""
-    return plan.known | {"BV": min(BLOCK, plan.VP), "ALPHA": mixes, "AHEAD": WARPS * _processors(q.device) // shape[0]}
-
-
-@cache
-def _processors(device: torch.device) -> int:
-    """A card's multiprocessors."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+def _known(plan: Plan, mixes: bool) -> dict[str, Any]:
+    """What a chunk-wise kernel knows at compile time."""
+    return plan.known | {"BV": min(BLOCK, plan.VP), "ALPHA": mixes}
 
 
 def _gates(inputs: GkaInputs, plan: Plan, launch: Launcher) -> Tensor:

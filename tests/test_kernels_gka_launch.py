@@ -1,4 +1,4 @@
-"""How Gated KalmaNet's kernels are launched, what they ask for ahead, and their gates, without a card."""
+"""How Gated KalmaNet's kernels are launched, their gates, and wide heads, without a card."""
 
 import os
 from collections.abc import Iterator
@@ -14,12 +14,8 @@ from tests.gka_cases import Case, answers, by, gap, inputs_of
 if public._triton() is None:
     pytest.skip("there are no Triton kernels of this operator here", allow_module_level=True)
 
-import triton
-import triton.language as tl
-
 from ssrtrack.kernels import gka_launch
 from ssrtrack.kernels.gka_gates import gates_kernel
-from ssrtrack.kernels.gka_tiles import chunk_after, chunk_of
 
 Tensor = torch.Tensor
 interpreted = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="runs in Triton's interpreter")
@@ -87,52 +83,6 @@ def test_what_is_remembered_does_not_grow_without_end(kernel: Kernel, monkeypatc
     for turn in range(10):
         launched(kernel, str(turn), torch.zeros(8), 5)
     assert len(gka_launch._found) <= 3
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _chunks(found, offsets, firsts, owners, steps, count, heads, VARLEN: tl.constexpr, AHEAD: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of every program its chunk and that of the one AHEAD later, (programs, 2, 6)."""
-    at = found + (tl.program_id(0) + tl.program_id(1) * tl.num_programs(0)) * 12
-    b, h, t0, end, row, gates = chunk_of(offsets, firsts, owners, steps, 1, count, heads, 4, VARLEN)
-    tl.store(at + 0, b)
-    tl.store(at + 1, h)
-    tl.store(at + 2, t0)
-    tl.store(at + 3, end)
-    tl.store(at + 4, row)
-    tl.store(at + 5, gates)
-    b, h, t0, end, row, gates = chunk_after(offsets, firsts, owners, steps, 1, count, heads, 4, VARLEN, AHEAD)
-    tl.store(at + 6, b)
-    tl.store(at + 7, h)
-    tl.store(at + 8, t0)
-    tl.store(at + 9, end)
-    tl.store(at + 10, row)
-    tl.store(at + 11, gates)
-
-
-@interpreted
-@pytest.mark.parametrize("packed", [False, True])
-def test_what_is_asked_for_ahead_is_what_that_program_owns(packed: bool) -> None:
-    offsets, firsts = torch.tensor([0, 5, 5, 14]), torch.tensor([0, 2, 2, 5])
-    owners = torch.tensor([0, 0, 2, 2, 2, 2])
-    grid = (6, 3) if packed else (3, 6)
-    found = torch.full((18, 2, 6), -1)
-    launch: Any = _chunks
-    launch[grid](found, *(part.int() for part in (offsets, firsts, owners)), 15, 3, 3, packed, 7)
-    assert len({tuple(row) for row in found[:, 0].tolist()}) == 18
-    assert torch.equal(found[:11, 1], found[7:, 0])
-    assert torch.equal(found[11:, 1], found[-1:, 0].expand(7, -1))
-
-
-@interpreted
-@pytest.mark.parametrize("name", ["even", "packed"])
-def test_asking_ahead_changes_no_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape: dict[str, Any] = {"lengths": (3, 0, 70)} if name == "packed" else {"B": 2, "T": 70}
-    case = Case(H=2, D=16, V=16, steps=4, **shape)
-    inputs = inputs_of(case)
-    want = answers(by("triton"), case, inputs)
-    monkeypatch.setattr(public._triton(), "_processors", lambda device: 1)
-    got = answers(by("triton"), case, inputs)
-    assert all(torch.equal(got[part], want[part]) for part in want)
 
 
 @interpreted
