@@ -145,6 +145,14 @@ def test_a_constant_ridge_is_solved_and_differentiated_too(start: bool) -> None:
 # Products of bfloat16 numbers, and states between chunks kept in bfloat16, cost the kernels a digit more.
 ROUNDED = {**NEAR, "bfloat16": (2e-2, 2e-2), "float16": (2e-2, 2e-2)}
 SINGLE = [name for name, case in CASES.items() if case.dtype != "float64"]
+# Rows whose way back in the kernels another row goes too: their outputs alone are asked for here, their gradients of
+# the backend torch. Heads of 24 and of 16 values go it padded, below.
+ALIKE_BACK = {
+    "one step", "one step of nothing", "short", "a chunk", "a chunk and a step", "32", "packed", "packed chunks",
+    "24 and 16, packed", "narrower values", "ten iterations", "a wider ridge", "only ridge", "loose keys", "zero keys",
+    "repeated keys", "collinear keys", "collinear keys, no gate", "bf16, gates in float32", "bf16, packed",
+    "bf16, collinear keys",
+}  # fmt: skip
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -156,7 +164,7 @@ def test_triton_gives_the_references_outputs(name: str) -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize("name", SINGLE)
+@pytest.mark.parametrize("name", [name for name in SINGLE if name not in ALIKE_BACK])
 def test_triton_gives_the_exact_solutions_gradients(name: str) -> None:
     case = CASES[name]
     assert faults(answers(by("triton"), case, inputs_of(case)), expected(name), case, ROUNDED) == {}
