@@ -26,6 +26,7 @@ SUITE = "suite"
 NOTHING = "–"
 BEGIN, END = "<!-- learned_trackers_table.py writes from here -->", "<!-- to here -->"
 FIGURE = "learned_trackers.png"
+ABOUT = ("device", "commit", "date")
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -59,9 +60,14 @@ def main(given: Sequence[str] | None = None) -> int:
 
 def part_of_page(rows: Sequence[Row], figure: str) -> str:
     """The table, where and when it was measured on how many flights, and the figure."""
-    flights = max((int(r["flights"]) for r in rows if (r["part"], r["set"]) == ("ratio", SUITE)), default=0)
-    last = rows[-1]
-    where = f"{flights:,} flights of the suite; {last['device']}, commit {last['commit']}, {last['date']}."
+    flights: dict[str, int] = {}
+    for r in rows:
+        if (r["part"], r["set"]) == ("ratio", SUITE):
+            flights[r["model"]] = max(flights.get(r["model"], 0), int(r["flights"]))
+    alike = len(set(flights.values())) <= 1
+    told = f"{max(flights.values(), default=0):,}" if alike else ", ".join(f"{n} {v:,}" for n, v in flights.items())
+    device, commit, date = (" and ".join(dict.fromkeys(r[key] for r in rows if r["set"] != SUITE)) for key in ABOUT)
+    where = f"Flights of the suite: {told}. {device}; commit {commit}, {date}."
     return "\n".join(
         [*markdown(rows), "", where, "", f"![Error ratios and coverage of the learned trackers]({figure})"]
     )
