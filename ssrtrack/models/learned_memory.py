@@ -5,6 +5,7 @@ zeroed, which takes longer than the network does; and every step drops as many a
 """
 
 import sys
+from collections.abc import Iterator
 from threading import Lock
 from typing import Any
 
@@ -14,8 +15,16 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 KEPT = 4  # blocks at most; a tracker that steps has two in use
 LEAST_OCTETS = 1 << 20  # below it an allocation costs nothing
-HELD_HERE = 3  # references to a block that none but `rows_for` has: the list's, the loop's, the count's own
 
+
+def _counts(blocks: list[Array]) -> Iterator[tuple[Array, int]]:
+    """Blocks, each with Python's count of the references to it."""
+    for block in blocks:
+        yield block, sys.getrefcount(block)
+
+
+# The count of a block that nobody holds, measured: which references Python counts differs between its versions.
+((_, NOT_HELD),) = _counts([np.empty(1, np.float32)])
 _blocks: list[Array] = []
 _lock = Lock()
 
@@ -29,8 +38,8 @@ def rows_for(count: int, size: int) -> Array:
     if 4 * count * size < LEAST_OCTETS or sys.implementation.name != "cpython":
         return np.empty((count, size), np.float32)
     with _lock:
-        for block in _blocks:
-            if block.shape == (count, size) and sys.getrefcount(block) == HELD_HERE:
+        for block, references in _counts(_blocks):
+            if block.shape == (count, size) and references == NOT_HELD:
                 return block
         made = np.empty((count, size), np.float32)
         _blocks.append(made)
