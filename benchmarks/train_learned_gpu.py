@@ -2,6 +2,7 @@
 
     python benchmarks/train_learned_gpu.py --seconds 540 --runs RUNS           (nine minutes, five models)
     python benchmarks/train_learned_gpu.py --models koss "koss:innovate=false" "gru:learning_rate=3e-3" --seed 1 2
+    python benchmarks/train_learned_gpu.py --models ablations --output benchmarks/results/ablations.csv
 
 Each model is a process of its own that does what `ssrtrack train … -s spread` does, with as many weights as KOSS of
 that size; `--side` of them run at a time, dealt out to the GPUs there are, each for the same time by the wall clock.
@@ -17,7 +18,8 @@ results/train_learned_gpu.csv. Without a GPU `--device cpu --steps 2 --batch 4 -
 
 A model is NAME or NAME:key=value,key=value with a key of the network (width, blocks, residual, timed, ...), of the
 training (learning_rate, loss, batch, dtype, ...) or of the block (see_prediction, operator, inner, ...); seed=2 there
-is the seed of that one alone.
+is the seed of that one alone. `ablations` stands for the shipped KOSS and all that it is compared with: one thing of it
+changed or taken away at a time.
 """
 
 import argparse
@@ -56,6 +58,15 @@ from ssrtrack.training.loop_validation import Errors, HeldOut, errors_of, joined
 MODELS = ("koss", "gka", "gru", "s6", "transformer")
 # Highest learning rates, where a model names none.
 RATES = {"koss": 5e-3, "gka": 3e-3, "gru": 4e-3, "s6": 4e-3, "transformer": 2e-3}
+SHIPPED = "koss:width=128,blocks=4,see_prediction=true"
+ABLATIONS = (
+    SHIPPED, "koss:width=128,blocks=4", "koss:width=128,blocks=4,innovate=false",
+    *(f"{SHIPPED},{change}" for change in (
+        "derivative=difference", "operator=kalman", "operator=exact", "segment=4", "residual=false", "timed=false",
+        "loss=nll", "loss=mse", "input_gain=false",
+    )),
+    "koss:width=64,blocks=4,see_prediction=true", "koss:width=128,blocks=2,see_prediction=true",
+)  # fmt: skip
 IMMS = ("imm", "imm-gated")
 SPENT_S = 28.0  # of a process's time that is no training: imports, held-out flights, the last look at its weights
 GRACE_S = 20.0  # how late a process may be before it is ended
@@ -307,6 +318,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if cuda and not torch.cuda.is_available():
         sys.exit("torch finds no CUDA device; --device cpu --steps 2 --batch 4 --size tiny does the same without")
     args.runs.mkdir(parents=True, exist_ok=True)
+    args.models = [text for each in args.models for text in (ABLATIONS if each == "ablations" else (each,))]
     args.side = args.side or len(args.models) * len(args.seed)
     try:
         jobs = [job_of(text, seed, args) for seed in args.seed for text in args.models]

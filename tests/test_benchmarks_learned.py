@@ -20,6 +20,7 @@ import train_learned_gpu as script  # noqa: E402
 
 from ssrtrack.models.load import load_tracker  # noqa: E402
 from ssrtrack.training import device_spread, flown_simulated, loop_data  # noqa: E402
+from ssrtrack.training.loop_model import config_of  # noqa: E402
 from ssrtrack.training.loop_recipe import Recipe  # noqa: E402
 
 
@@ -44,6 +45,15 @@ MODELS: dict[str, dict[str, Any]] = {
     "gru:learning_rate=1e-3,loss=nll,batch=8": {"network": {"block": "gru"}, "learning_rate": 1e-3, "loss": "nll"},
     "koss:residual=false,width=96": {"network": {"residual": False, "width": 96}},
 }
+
+
+def test_ablations_are_models_each_of_its_own(tmp_path: Path) -> None:
+    jobs = [script.job_of(text, 1, given(tmp_path)) for text in script.ABLATIONS]
+    recipes = [json.dumps(script.recipe_of(job).to_dict(), sort_keys=True) for job in jobs]
+    assert len(set(recipes)) == len(recipes) == len({job["folder"] for job in jobs})
+    for job in jobs:
+        recipe = script.recipe_of(job)
+        config_of(recipe.size, recipe.network)
 
 
 @pytest.mark.parametrize("text", MODELS)
