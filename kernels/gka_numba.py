@@ -5,7 +5,7 @@ iterations, where torch's batched products would fetch every H of all sequences 
 and all in one precision, float32 or float64.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from ssrtrack.kernels.gka_form import EMPTY, GkaForm, relaxations, shortest_step
 Array = NDArray[Any]
 # Sums may be reordered and products fused; infinities and NaN keep their meaning.
 FAST = {"reassoc", "contract"}
-LEAST = 64  # heads of sequences worth a thread of their own
+LEAST = 64  # sequences, or heads of them, worth a thread of their own
 
 
 class Stepped(NamedTuple):
@@ -41,20 +41,24 @@ def step(
     short, rho = shortest_step(form.ridge)
     numbers = _as(q.dtype, short, form.ridge, form.scale, EMPTY)
     weights = np.array(relaxations(rho, form.steps), q.dtype)
-    size = len(q)
     compiled: Any = _step
-    parts = max(1, min(threads, size // LEAST))
-    ends = [size * part // parts for part in range(parts + 1)]
 
-    def work(part: int) -> None:
-        compiled(q, k, v, gamma, alpha, H, U, *found, weights, *numbers, ends[part], ends[part + 1])
+    def work(begin: int, end: int) -> None:
+        compiled(q, k, v, gamma, alpha, H, U, *found, weights, *numbers, begin, end)
 
-    if parts == 1:
-        work(0)
-    else:
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(work, range(parts)))
+    shared_out(work, len(q), threads)
     return found
+
+
+def shared_out(work: Callable[[int, int], None], count: int, threads: int) -> None:
+    """work(begin, end) of parts of 0 … count, each in a thread of its own, at most `threads`."""
+    parts = max(1, min(threads, count // LEAST))
+    if parts == 1:
+        work(0, count)
+        return
+    ends = [count * part // parts for part in range(parts + 1)]
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(work, ends[:-1], ends[1:]))
 
 
 def _as(dtype: Any, *numbers: float) -> Sequence[Any]:

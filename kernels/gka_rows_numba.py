@@ -6,7 +6,6 @@ thousands of sequences that is what a step's time goes into. D and V are known t
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,10 +14,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ssrtrack.kernels.gka_form import EMPTY, GkaForm, relaxations, shortest_step
-from ssrtrack.kernels.gka_numba import FAST
+from ssrtrack.kernels.gka_numba import FAST, shared_out
 
 Array = NDArray[Any]
-LEAST = 64  # sequences worth a thread of their own
 TOGETHER = 8  # rows of H that are summed at once
 
 
@@ -52,17 +50,11 @@ def step(
     weights = np.array(relaxations(rho, form.steps), np.float32)
     numbers = (np.float32(short), np.float32(form.ridge), np.float32(form.scale), np.float32(EMPTY))
     run = _made(D, v.shape[2])
-    parts = max(1, min(threads, count // LEAST))
-    ends = [count * part // parts for part in range(parts + 1)]
 
-    def work(part: int) -> None:
-        run(q, k, v, gamma, alpha, before, after, at, *found, weights, *numbers, ends[part], ends[part + 1])
+    def work(begin: int, end: int) -> None:
+        run(q, k, v, gamma, alpha, before, after, at, *found, weights, *numbers, begin, end)
 
-    if parts == 1:
-        work(0)
-    else:
-        with ThreadPoolExecutor(parts) as pool:
-            list(pool.map(work, range(parts)))
+    shared_out(work, count, threads)
     return found
 
 

@@ -6,12 +6,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -22,14 +20,6 @@ from ssrtrack.models.load import load_tracker  # noqa: E402
 from ssrtrack.training import device_spread, flown_simulated, loop_data  # noqa: E402
 from ssrtrack.training.loop_model import config_of  # noqa: E402
 from ssrtrack.training.loop_recipe import Recipe  # noqa: E402
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def given(runs: Path, **changes: Any) -> argparse.Namespace:
