@@ -17,8 +17,8 @@ gradients (30 of them). DIR040 and DIR060 are folders with the unpacked wheels o
 (python -m pip download --no-deps fla-core==0.4.0 einops packaging; unzip). They are timed in processes of their own,
 each with the package's own forward beside them (`gka_gpu_beside`). Without --peers their rows say so.
 
-In the order of the rows' weight: the package's own, MesaNet of both versions, softmax attention, the other peers, the
-sweep; 0.6.0's Gated DeltaNet comes last, since its backward refuses Triton 3.4 to 3.7 on these cards.
+In the order of the rows' weight: the package's own, MesaNet of both versions, softmax attention, the sweep, the other
+peers; 0.6.0's Gated DeltaNet comes last, since its backward refuses Triton 3.4 to 3.7 on these cards.
 
 Writes results/gka_gpu.csv row by row, and results/gka_gpu_sweep.csv: T from 1,024 to 131,072 at a constant number of
 tokens, and single steps of `gka_step`. Without a CUDA device, `--device cpu --tiny` goes through the same motions.
@@ -142,7 +142,7 @@ class Run:
             write_csv(self.args.output, table, told=False)
 
     def all(self, cases: Sequence[Case], peers: Sequence[Peer]) -> None:
-        """In order of weight: the package's own, the peers that solve the same, other peers, the sweep."""
+        """In order of weight: the package's own, the peers that solve the same, the sweep, other peers."""
         args, deadline = self.args, self.deadline
         beside = [case for case in cases if case.peers]
         for case in cases:
@@ -150,11 +150,11 @@ class Run:
         self.turn(FIRST, peers, beside)
         for case in beside:
             self.part(f"{ATTENTION}, {case.name}", attention_rows(case, args, deadline))
-        self.turn(SECOND, peers, beside)
         if not args.no_sweep:
             begin = time.perf_counter()
             print("\n".join(sweep(args, deadline, self.found, self.extra)), flush=True)
             print(f"-- {time.perf_counter() - begin:.1f} s for the sweep", flush=True)
+        self.turn(SECOND, peers, beside)
         self.turn(LAST, peers, beside)
 
     def turn(self, which: int, peers: Sequence[Peer], cases: Sequence[Case]) -> None:

@@ -18,7 +18,7 @@ from koss_gpu_clock import Deadline, free
 
 SCRIPT = Path(__file__).with_name("gka_gpu_peers.py")
 VERSIONS = ("0.4.0", "0.6.0")
-FIRST, SECOND, LAST = 0, 1, 2  # before softmax attention, after it, and after the sweep
+FIRST, SECOND, LAST = 0, 1, 2  # before softmax attention and the sweep, after them, and after all others
 # One process for each: what a kernel breaks on the card it breaks for all in its process. The last one's backward
 # refuses Triton 3.4 to 3.7 on these cards and its forward is no target, so it waits.
 GROUPS = (

@@ -19,8 +19,10 @@ Tensor = torch.Tensor
 Works = dict[str, Callable[[], object]]
 TOKENS, HEADS = 131_072, 8
 LENGTHS = (1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+LONG = 32768  # from which T says most of how time and memory grow: measured first
 EIGHT, SHARED = "T, 8 heads, 131,072 tokens", "T, 131,072 tokens and heads"
 ONLINE = "one step"
+AXES = (EIGHT, SHARED, ONLINE)
 AT_ONCE = (64, 256, 1024, 2048, 4096, 8192)  # B H
 COLUMNS = (
     "axis", "B", "T", "H", "D", "iterations", "dtype", "direction", "timing", "ms_p20", "ms_p50", "ms_p80", "repeats",
@@ -49,6 +51,13 @@ def online(tiny: bool) -> Iterator[Case]:
         yield from (Case(ONLINE, at_once // HEADS, 1, HEADS, 128, rounds) for at_once in AT_ONCE)
 
 
+def ordered(tiny: bool) -> list[tuple[str, Case]]:
+    """All, in the order of what a run that is cut off should have: the longest, single steps, the shorter ones."""
+    whole = sorted(lengths(tiny), key=lambda part: -part[1].steps)
+    long, short = ([part for part in whole if (part[1].steps >= LONG) is wanted] for wanted in (True, False))
+    return [*long, *((ONLINE, case) for case in online(tiny)), *short]
+
+
 def classes() -> list[Case]:
     """What has kernels of its own: numbers of heads of which Triton makes different code."""
     return [Case("sweep", 1, 128, heads, 128) for heads in (1, HEADS)]
@@ -60,17 +69,16 @@ def sweep(args: Any, deadline: Deadline, found: Ceilings, extra: Row) -> list[st
     rows: list[Row] = []
     budget_s = 0.01 if args.tiny else 0.2
 
-    def keep(axis: str, case: Case, new: Iterator[Row]) -> None:
-        for row in new:
+    for axis, case in ordered(args.tiny):
+        single = axis == ONLINE
+        make = _one(case, args.device, budget_s, found) if single else _whole(case, args.backend, args.device, budget_s)
+        for row in _guarded(deadline, make):
             full = {"axis": axis} | columns_of(case) | row
             rows.append({column: full.get(column, "") for column in COLUMNS} | extra)
             _show(rows[-1])
+        # In the file by axis and size, whatever came first.
+        rows.sort(key=lambda row: (AXES.index(row["axis"]), -row["iterations"], row["T"], row["B"]))
         write_csv(path, rows, told=False)
-
-    for axis, case in lengths(args.tiny):
-        keep(axis, case, _guarded(deadline, _whole(case, args.backend, args.device, budget_s)))
-    for case in online(args.tiny):
-        keep(ONLINE, case, _guarded(deadline, _one(case, args.device, budget_s, found)))
     lines = grown(rows)
     told = [dict.fromkeys(COLUMNS, "") | {"axis": "over T", "note": line} | extra for line in lines]
     write_csv(path, [*rows, *told])

@@ -298,6 +298,12 @@ def test_linear_cost_is_the_first_power_of_t() -> None:
     assert {case.batch * case.steps for axis, case in sweeps if axis == gka_gpu_sweep.EIGHT} == {131_072}
     assert {case.token_heads for axis, case in sweeps if axis == gka_gpu_sweep.SHARED} == {131_072}
     assert {case.batch * case.heads for case in gka_gpu_sweep.online(False)} == set(gka_gpu_sweep.AT_ONCE)
+    order = gka_gpu_sweep.ordered(tiny=False)
+    assert len(order) == len(set(order)) == len(sweeps) + len(list(gka_gpu_sweep.online(False)))
+    assert [case.steps for _, case in order[:4]] == [131_072, 131_072, 65_536, 65_536]
+    short = order[6 + 2 * len(gka_gpu_sweep.AT_ONCE) :]
+    assert {axis for axis, _ in order[6 : -len(short)]} == {gka_gpu_sweep.ONLINE}
+    assert max(case.steps for _, case in short) < gka_gpu_sweep.LONG
 
 
 def test_peers_are_tuned_in_little_time_and_compiled_without_being_timed(monkeypatch: pytest.MonkeyPatch) -> None:
