@@ -1,7 +1,7 @@
 """Flights of all kinds under radars of all kinds: drawn as said, seen as stated, and a training on them."""
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ from ssrtrack.errors import ScenarioError, TrainingError
 from ssrtrack.filters.measurement import DEBIAS_LIMIT
 from ssrtrack.models.load import load_tracker
 from ssrtrack.models.residual_inputs import Flown, base_history
+from ssrtrack.simulators.schema_radar import RadarSpec
 from ssrtrack.simulators.schema_traffic import Flow
 from ssrtrack.training import device_spread, flown_simulated, loop_data
 from ssrtrack.training.device_motion import flown_paths
-from ssrtrack.training.device_radar import observed, site_of
+from ssrtrack.training.device_radar import NOT_HERE, observed, site_of
 from ssrtrack.training.device_spread import (
     ALL_RADARS,
     Spread,
@@ -26,6 +27,7 @@ from ssrtrack.training.device_spread import (
     drawn_radars,
     spread_flights,
 )
+from ssrtrack.training.device_suite import ELSEWHERE, scenes
 from ssrtrack.training.flown_windows import MIN_PLOTS
 from ssrtrack.training.loop_data import SPREAD, Data, data_of
 from ssrtrack.training.loop_koss import train_koss
@@ -37,7 +39,13 @@ PLAIN = {
     "sigma_range_m": (50.0, 50.0), "sigma_azimuth_deg": (0.06, 0.06), "outlier_fraction": (0.0, 0.0), "gaussian": 1.0,
     "biased": 0.0, "jump_fraction": 0.0, "clock_jitter_s": (0.0, 0.0), "rotation_jitter": (0.0, 0.0),
     "probability": (0.99, 0.99), "fading_share": (0.0, 0.0),
+    "suite_share": 0.0,
 }  # fmt: skip
+
+SAMPLED = (
+    "noise.sigma_range_m", "outliers.fraction", "jumps.fraction", "transponder.sigma_m", "bias.range_m",
+    "detection.half_range_nm",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +74,7 @@ def test_radars_are_drawn_from_the_spread() -> None:
         # Drawn up to both ends, and not beyond them.
         span = high - low
         assert low <= float(values.min()) < low + 0.03 * span and high - 0.03 * span < float(values.max()) <= high
-    assert float(spec.noise.sigma_range_m.log().mean()) == pytest.approx(math.log(15 * 160) / 2, abs=0.05)
+    assert float(spec.noise.sigma_range_m.log().mean()) == pytest.approx(math.log(5 * 160) / 2, abs=0.05)
     gaussian = (spec.tails.range_dof > 1e5).double().mean()
     assert float(gaussian) == pytest.approx(s.gaussian, abs=0.03)
     assert float(spec.tails.range_dof.min()) >= s.least_dof
@@ -77,9 +85,12 @@ def test_radars_are_drawn_from_the_spread() -> None:
 
 
 def test_no_radar_needs_what_the_device_does_not_do() -> None:
-    """The conversion's bias matters nowhere within ASTERIX' greatest range (`not_on_device`)."""
-    worst = (ALL_RADARS.sigma_azimuth_deg[1] * DEG_RAD) ** 2 / ALL_RADARS.sigma_range_m[0]
-    assert 256.0 * NM_M * worst < DEBIAS_LIMIT
+    """The conversion's bias matters nowhere within a radar's reach (`not_on_device`), and few azimuths are cut."""
+    spec = radars(ALL_RADARS)
+    variance = (spec.noise.sigma_azimuth_deg * DEG_RAD) ** 2
+    worst = spec.coverage.max_range_nm * NM_M * variance / spec.noise.sigma_range_m
+    assert float(worst.max()) <= DEBIAS_LIMIT * (1.0 + 1e-12)
+    assert 0.0 < float((worst > 0.999 * DEBIAS_LIMIT).double().mean()) < 0.05
 
 
 def test_periods_between_the_pieces_are_never_seen(batch: Flown) -> None:
@@ -122,7 +133,7 @@ def test_stated_errors_are_the_true_ones() -> None:
 def test_each_window_states_its_own_radars_errors(batch: Flown) -> None:
     sigma = torch.where(batch.valid, batch.sigma_range_m, torch.nan)
     first = sigma[:, :1].expand_as(sigma)
-    assert bool((sigma == first)[batch.valid].all()) and len(first[:, 0].unique()) > 100
+    assert bool((sigma == first)[batch.valid].all()) and len(first[:, 0].unique()) > 80
     ends = torch.linalg.eigvalsh(batch.covariance_m2[:, 0]).sqrt()
     across = batch.range_m[:, 0] * batch.sigma_azimuth_rad[:, 0]
     far = batch.range_m[:, 0] > 3e4  # nearer, height has a part in it
@@ -148,7 +159,7 @@ def test_windows_are_as_a_tracker_meets_them(batch: Flown) -> None:
 
 
 def test_turned_and_mirrored_flights_fly_as_before() -> None:
-    fleet, rng = drawn_fleet(1, (1,), 20, 400.0), torch.Generator().manual_seed(2)
+    fleet, rng = drawn_fleet(1, (1,), 20, 400.0, 0.0), torch.Generator().manual_seed(2)
     spec = radars(Spread(**PLAIN), 20)
     site = site_of(spec, "cpu")
     paths = flown_paths(fleet.plans, site, 400.0, torch.zeros(20, 1, dtype=torch.float64), rng)
@@ -166,6 +177,59 @@ def test_turned_and_mirrored_flights_fly_as_before() -> None:
         torch.testing.assert_close(apart.cos(), torch.ones_like(apart), rtol=0, atol=1e-4)
     seen = observed(spec, site, other, torch.ones(20) > 0, torch.zeros(20, dtype=torch.float64), 20, rng)
     assert float(seen.detected.double().mean()) > 0.3
+
+
+def test_the_suites_flights_are_there_under_its_own_radars() -> None:
+    fleet = drawn_fleet(1, (1,), 512, 400.0, 0.25)
+    share = [float((fleet.scene == k).mean()) for k in range(4)]
+    assert share == pytest.approx([0.0625] * 4) and set(fleet.scene) == {ELSEWHERE, 0, 1, 2, 3}
+    for k, scenario in enumerate(scenes()):
+        assert set(fleet.radius_nm[fleet.scene == k]) <= {flow.radius_nm for flow in scenario.traffic}
+    scene = torch.as_tensor(fleet.scene)
+    spec: Any = drawn_radars(ALL_RADARS, torch.as_tensor(fleet.radius_nm), torch.Generator().manual_seed(1), scene)
+    for k, scenario in enumerate(scenes()):
+        its, found = scenario.radar[0], (scene == k)
+        for name in SAMPLED:
+            block, key = name.split(".")
+            assert set(getattr(getattr(spec, block), key)[found, 0].tolist()) == {getattr(getattr(its, block), key)}
+        assert set(spec.rotation_period_s[found, 0].tolist()) == {its.rotation_period_s}
+    assert len(spec.noise.sigma_range_m[scene == ELSEWHERE].unique()) > 300
+
+
+def test_nothing_of_the_suites_radars_is_left_out_unnoticed() -> None:
+    """What a scenario sets is drawn here, or is known not to be on the device, or to matter nowhere in a window."""
+    known = {"name", "sac", "sic", "latitude_deg", "longitude_deg", "height_m", "registers", *NOT_HERE}
+    inside = {"min_range_nm", "max_elevation_deg"}  # of the coverage: some flights are in sight a little longer
+    drawn = radars(ALL_RADARS, 1)
+    for scenario in scenes():
+        spec = scenario.radar[0]
+        for name in [f.name for f in fields(RadarSpec) if getattr(spec, f.name) != f.default and f.name not in known]:
+            value = getattr(drawn, name)
+            if isinstance(value, torch.Tensor):
+                continue
+            its = getattr(spec, name)
+            for key in fields(its):
+                if getattr(its, key.name) == key.default or key.name in inside:
+                    continue
+                ours = getattr(value, key.name)
+                assert isinstance(ours, torch.Tensor) or ours == getattr(its, key.name), f"{name}.{key.name}"
+
+
+def test_windows_of_the_suite_state_its_errors() -> None:
+    flown = SpreadFlights(replace(ALL_RADARS, suite_share=1.0), 3, 64, 40, "cpu").windows(0)
+    stated = {round(it.radar[0].noise.sigma_range_m) for it in scenes()}
+    assert {round(v) for v in flown.sigma_range_m[:, 0].tolist()} == stated
+    period = {round(it.radar[0].rotation_period_s) for it in scenes()}
+    gaps = torch.nanmedian(torch.diff(flown.time_s, dim=1), 1).values
+    assert {round(v) for v in gaps.tolist()} == period
+
+
+def test_a_run_goes_on_with_the_share_it_was_begun_with() -> None:
+    data = replace(data_of(SPREAD, [], []), suite_share=0.5)
+    assert Data.from_dict(data.to_dict()) == data
+    old = data.to_dict()
+    del old["suite_share"]
+    assert Data.from_dict(old).suite_share == 0.0
 
 
 def test_a_batch_is_a_function_of_its_number() -> None:

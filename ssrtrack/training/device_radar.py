@@ -2,7 +2,7 @@
 
 The formulas are those of the simulator's effects (simulators/effects_*.py), where they are explained; `left_out` names
 the effects of a radar that are not here. A spec's numbers may be tensors (N, 1), a radar for each flight
-(`ssrtrack.training.device_spread`), all but those of jumps and transponders, and of the effects not here.
+(`ssrtrack.training.device_spread`), all but how large jumps are, the transponders' limits and the effects not here.
 """
 
 from dataclasses import dataclass, fields
@@ -200,17 +200,18 @@ def _noise(tails: Tails, dof: float, draw: _Draws) -> Tensor:
 def _replied_late(spec: RadarSpec, mode_s: Tensor, draw: _Draws) -> Tensor:
     t = spec.transponder
     late = torch.zeros((draw.shape[0], 1), device=mode_s.device, dtype=torch.float64)
-    if t.sigma_m:
+    mode_s = mode_s[:, None]
+    if _given(t.sigma_m):
         limit = torch.where(mode_s, t.mode_s_limit_m, t.mode_ac_limit_m).to(torch.float64)
         cut = torch.special.ndtr(-limit / t.sigma_m)
-        late = t.sigma_m * torch.special.ndtri(cut + (1.0 - 2.0 * cut) * draw.uniform(draw.shape[0]))[:, None]
-    if t.mode_s_jitter_m or t.mode_ac_jitter_m:
-        late = late + torch.where(mode_s, t.mode_s_jitter_m, t.mode_ac_jitter_m)[:, None] * draw.normal()
+        late = t.sigma_m * torch.special.ndtri(cut + (1.0 - 2.0 * cut) * draw.uniform(draw.shape[0], 1))
+    if _given(t.mode_s_jitter_m) or _given(t.mode_ac_jitter_m):
+        late = late + torch.where(mode_s, t.mode_s_jitter_m, t.mode_ac_jitter_m) * draw.normal()
     return late
 
 
 def _jumps(jumps: Jumps, draw: _Draws) -> tuple[Tensor | float, Tensor | float]:
-    if jumps.fraction == 0.0:
+    if not _given(jumps.fraction):
         return 0.0, 0.0
     now, which, size = draw.uniform() < jumps.fraction, draw.uniform(), draw.uniform()
     share = jumps.range_share

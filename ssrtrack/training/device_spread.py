@@ -2,7 +2,8 @@
 
 A batch has a radar of its own for every flight, drawn from a `Spread`, and traffic of random habits. Flights are
 planned by the thousand on the CPU and flown and observed on the training device (`ssrtrack.training.device_sampler`);
-each plan is used several times, turned about the radar, mirrored and seen by another radar.
+each plan is used several times, turned about the radar, mirrored and seen by another radar. A share of the flights is
+the benchmark suite's own traffic under its own radars (`ssrtrack.training.device_suite`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,16 +16,18 @@ import numpy as np
 import torch
 
 from ssrtrack.errors import ScenarioError
+from ssrtrack.filters.measurement import DEBIAS_LIMIT
 from ssrtrack.models.residual_inputs import Flown
 from ssrtrack.simulators.legs import Limits
-from ssrtrack.simulators.schema_effects import Bias, Clock, Fading, Jumps, Tails, Transponder
-from ssrtrack.simulators.schema_radar import Coverage, Detection, Noise, Outliers, RadarSpec
+from ssrtrack.simulators.schema_effects import Tails
+from ssrtrack.simulators.schema_radar import RadarSpec
 from ssrtrack.simulators.schema_traffic import Flow
 from ssrtrack.training.device_motion import flown_paths
 from ssrtrack.training.device_plan import AGE_S, Plans, planned_flights
 from ssrtrack.training.device_radar import observed, site_of
 from ssrtrack.training.device_sampler import windows_of_plots
-from ssrtrack.units import DEG_RAD
+from ssrtrack.training.device_suite import ELSEWHERE, drawn_suite_flows, radar_of, suite_turbulence, with_suite
+from ssrtrack.units import DEG_RAD, NM_M
 
 Tensor = torch.Tensor
 Range = tuple[float, float]
@@ -64,15 +67,17 @@ class Spread:
     """From what radars are drawn; where two numbers stand, they are the ends.
 
     period_s: pieces from which a rotation is drawn in proportion to their length; what lies between them is never
-    seen, so that it can be tested on. Standard deviations are drawn evenly in their logarithm. probability: of
+    seen, so that it can be tested on. Standard deviations are drawn evenly in their logarithm; that of azimuth is cut
+    where converted positions would be biased at the radar's reach (`not_on_device`). probability: of
     detection, the higher ones likelier, as small shares of outliers are. gaussian: share of radars whose noise has no
     tails; the others' degrees of freedom are least_dof or more. biased: share of radars with constant errors, of the
-    deviations given.
+    deviations given. suite_share: of the flights, that are those of the benchmark suite in everything, its scenarios
+    alike; the other fields do not say of them.
     """
 
     period_s: tuple[Range, ...] = ((3.8, 5.6), (6.6, 9.4), (10.6, 12.6))
-    sigma_range_m: Range = (15.0, 160.0)
-    sigma_azimuth_deg: Range = (0.03, 0.18)
+    sigma_range_m: Range = (5.0, 160.0)
+    sigma_azimuth_deg: Range = (0.01, 0.18)
     probability: Range = (0.7, 0.995)
     fading_share: Range = (0.0, 0.05)
     fading_scans: Range = (1.2, 4.0)
@@ -89,6 +94,7 @@ class Spread:
     jump_fraction: float = 0.0007
     range_margin: Range = (1.05, 1.8)  # of the radar's range over the traffic's circle
     turbulence_m2ps3: Range = (0.0, 0.12)
+    suite_share: float = 0.3
 
 
 ALL_RADARS = Spread()
@@ -96,14 +102,15 @@ ALL_RADARS = Spread()
 
 @dataclass(frozen=True)
 class Fleet:
-    """Planned flights, and the radius (N,) of the circle that each flies in, NM."""
+    """Planned flights; of each the circle's radius (N,) in NM, and the suite's scenario (N,) it is of, or ELSEWHERE."""
 
     plans: Plans
     radius_nm: Any
+    scene: Any
 
     def rows(self, part: Any) -> "Fleet":
         """Some of the flights."""
-        return Fleet(self.plans.rows(part), self.radius_nm[part])
+        return Fleet(self.plans.rows(part), self.radius_nm[part], self.scene[part])
 
 
 def drawn_flow(rng: np.random.Generator) -> Flow:
@@ -131,18 +138,27 @@ def drawn_flow(rng: np.random.Generator) -> Flow:
     )
 
 
-def drawn_fleet(seed: int, key: tuple[int, ...], count: int, life_s: float) -> Fleet:
-    """`count` flights of HABITS flows, each of life_s; a function of seed and key."""
+def drawn_fleet(seed: int, key: tuple[int, ...], count: int, life_s: float, suite_share: float) -> Fleet:
+    """`count` flights of HABITS flows, a share of them the suite's, each of life_s; a function of the arguments."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
-    habits = [replace(drawn_flow(rng), flight_time_s=(life_s, life_s)) for _ in range(min(HABITS, count))]
-    flows = [habits[n % len(habits)] for n in rng.permutation(count)]
+    many = min(HABITS, count)
+    of_suite = round(suite_share * many)
+    scenes, known = drawn_suite_flows(rng, of_suite)
+    drawn = [drawn_flow(rng) for _ in range(many - of_suite)]
+    habits = [replace(flow, flight_time_s=(life_s, life_s)) for flow in (*known, *drawn)]
+    scene = np.concatenate([scenes, np.full(len(drawn), ELSEWHERE)])
+    which = rng.permutation(count) % many
+    flows = [habits[n] for n in which]
     limits = Limits(float(rng.uniform(3.0, 8.0)) * DEG_RAD, float(rng.uniform(0.3, 1.0)))
     plans = planned_flights(flows, PLACE_DEG, life_s, limits, rng)
-    return Fleet(plans, np.array([flow.radius_nm for flow in flows]))
+    return Fleet(plans, np.array([flow.radius_nm for flow in flows]), scene[which])
 
 
-def drawn_radars(spread: Spread, radius_nm: Tensor, rng: torch.Generator) -> RadarSpec:
-    """A radar for each of N flights in circles of radius_nm (N,): a spec whose numbers are tensors (N, 1)."""
+def drawn_radars(spread: Spread, radius_nm: Tensor, rng: torch.Generator, scene: Tensor | None = None) -> RadarSpec:
+    """A radar for each of N flights in circles of radius_nm (N,): a spec whose numbers are tensors (N, 1).
+
+    scene (N,): of the suite's scenario whose radar it is instead, or ELSEWHERE.
+    """
     count = radius_nm.shape[0]
 
     def even() -> Tensor:
@@ -161,36 +177,44 @@ def drawn_radars(spread: Spread, radius_nm: Tensor, rng: torch.Generator) -> Rad
     def unknown(deviation: float) -> Any:
         return torch.where(biased, deviation * normal(), 0.0)
 
+    def same(value: float) -> Tensor:
+        return torch.full((count, 1), value, device=rng.device, dtype=torch.float64)
+
     biased = even() < spread.biased
     dof: Any = torch.where(even() < spread.gaussian, 1e6, 1.0 / between((0.0, 1.0 / spread.least_dof), even()))
     reach = radius_nm[:, None] * between(spread.range_margin, even()) + 5.0
     best, worst = spread.probability[1], spread.probability[0]
-    drawn: Any = {
-        "noise": Noise(
-            sigma_range_m=_evenly(even(), spread.sigma_range_m),
-            sigma_azimuth_deg=_evenly(even(), spread.sigma_azimuth_deg),
-        ),
-        "tails": Tails(range_dof=dof, azimuth_dof=dof, unit_variance=True),
-        "outliers": Outliers(fraction=rarely(spread.outlier_fraction), scale=between(spread.outlier_scale, even())),
-        "detection": Detection(
-            probability=rarely((best, worst)), half_range_nm=reach * between((1.15, 2.0), even()), fluctuation_db=2.0
-        ),
-        "fading": Fading(share=rarely(spread.fading_share), mean_scans=between(spread.fading_scans, even())),
-        "bias": Bias(
-            range_m=unknown(spread.bias_range_m),
-            gain_m_per_nm=unknown(spread.bias_gain_m_per_nm),
-            azimuth_deg=unknown(spread.bias_azimuth_deg),
-        ),
-        "coverage": Coverage(max_range_nm=reach),
-        "clock": Clock(latency_jitter_s=rarely(spread.clock_jitter_s)),
+    sigma_m = _evenly(even(), spread.sigma_range_m)
+    coarsest_deg = torch.sqrt(DEBIAS_LIMIT * sigma_m / (reach * NM_M)) / DEG_RAD
+    drawn = {
+        "noise.sigma_range_m": sigma_m,
+        "noise.sigma_azimuth_deg": torch.minimum(_evenly(even(), spread.sigma_azimuth_deg), coarsest_deg),
+        "tails.range_dof": dof,
+        "tails.azimuth_dof": dof,
+        "outliers.fraction": rarely(spread.outlier_fraction),
+        "outliers.scale": between(spread.outlier_scale, even()),
+        "detection.probability": rarely((best, worst)),
+        "detection.half_range_nm": reach * between((1.15, 2.0), even()),
+        "detection.fluctuation_db": same(2.0),
+        "fading.share": rarely(spread.fading_share),
+        "fading.mean_scans": between(spread.fading_scans, even()),
+        "bias.range_m": unknown(spread.bias_range_m),
+        "bias.gain_m_per_nm": unknown(spread.bias_gain_m_per_nm),
+        "bias.azimuth_deg": unknown(spread.bias_azimuth_deg),
+        "coverage.max_range_nm": reach,
+        "clock.latency_jitter_s": rarely(spread.clock_jitter_s),
         "rotation_jitter": rarely(spread.rotation_jitter),
         "rotation_period_s": _period_s(spread.period_s, even()),
+        "jumps.fraction": same(spread.jump_fraction),
+        "transponder.sigma_m": same(25.0),
+        "transponder.mode_ac_jitter_m": same(15.0),
+        "transponder.mode_s_jitter_m": same(12.0),
     }
-    return RadarSpec(
-        name="any", latitude_deg=PLACE_DEG[0], longitude_deg=PLACE_DEG[1], height_m=HEIGHT_M,
-        jumps=Jumps(fraction=spread.jump_fraction),
-        transponder=Transponder(sigma_m=25.0, mode_ac_jitter_m=15.0, mode_s_jitter_m=12.0), **drawn,
+    usual = RadarSpec(
+        name="any", latitude_deg=PLACE_DEG[0], longitude_deg=PLACE_DEG[1], height_m=HEIGHT_M, rotation_period_s=1.0,
+        tails=Tails(unit_variance=True),
     )  # fmt: skip
+    return radar_of(usual, drawn if scene is None else with_suite(drawn, scene))
 
 
 class SpreadFlights:
@@ -239,7 +263,7 @@ class SpreadFlights:
     def _submit(self, number: int) -> "Future[Fleet]":
         if number not in self._fleets:
             key = PLANS, number, self._rank, self._world
-            asked = self._seed, key, self._per_plan * self._made, AGE_S + self._span_s
+            asked = self._seed, key, self._per_plan * self._made, AGE_S + self._span_s, self._spread.suite_share
             if self._pool is not None:
                 self._fleets[number] = self._pool.submit(drawn_fleet, *asked)
             else:
@@ -249,11 +273,13 @@ class SpreadFlights:
 
     def _seen(self, fleet: Fleet, rng: torch.Generator) -> Flown:
         plans, device = fleet.plans, self._device
-        spec = drawn_radars(self._spread, torch.as_tensor(fleet.radius_nm, device=device), rng)
+        scene = torch.as_tensor(fleet.scene, device=device)
+        spec = drawn_radars(self._spread, torch.as_tensor(fleet.radius_nm, device=device), rng, scene)
         site = site_of(spec, device)
         angle, side, air = torch.rand((3, len(fleet.radius_nm), 1), generator=rng, device=device, dtype=torch.float64)
         low, high = self._spread.turbulence_m2ps3
-        paths = flown_paths(plans, site, AGE_S + self._span_s, low + (high - low) * air, rng)
+        turbulence = suite_turbulence(low + (high - low) * air, scene)
+        paths = flown_paths(plans, site, AGE_S + self._span_s, turbulence, rng)
         paths = paths.turned(2.0 * torch.pi * angle, side < 0.5)
         mode_s = torch.as_tensor(plans.mode_s, device=device) > 0.5
         age_s = torch.as_tensor(plans.age_s, device=device)

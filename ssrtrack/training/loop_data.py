@@ -38,7 +38,8 @@ HELD_OUT_SHARE = 0.1  # of the flights of logs, where no others are named
 class Data:
     """What to train on: a scenario, simulated without end, or logs. validation: logs of held-out flights, if any.
 
-    source: what makes a scenario's flights, one of SOURCES; or SPREAD, where there is neither scenario nor log.
+    source: what makes a scenario's flights, one of SOURCES; or SPREAD, where there is neither scenario nor log; then
+    suite_share says which share of the flights are the benchmark suite's own.
     """
 
     scenario: Scenario | None = None
@@ -46,13 +47,15 @@ class Data:
     source: str = "auto"
     logs: tuple[str, ...] = ()
     validation: tuple[str, ...] = ()
+    suite_share: float = ALL_RADARS.suite_share
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: with the scenario's text, so that a changed file does not change a resumed run."""
         s = self.scenario
         scenario = {} if s is None else {"name": s.name, "text": s.text}
         files = {"logs": self.logs, "validation": self.validation}
-        return {"scenario": scenario, "suite": self.suite, "source": self.source} | files
+        share = {"suite_share": self.suite_share} if self.source == SPREAD else {}
+        return {"scenario": scenario, "suite": self.suite, "source": self.source} | files | share
 
     @staticmethod
     def from_dict(values: Any) -> "Data":
@@ -66,7 +69,9 @@ class Data:
             scenario = parse_scenario(text, name, "the run's scenario") if text is not None else None
             logs, validation = (tuple(map(str, values[key])) for key in ("logs", "validation"))
             source, suite = str(values["source"]), str(values["suite"])
-            return Data(scenario=scenario, suite=suite, source=source, logs=logs, validation=validation)
+            share = float(values.get("suite_share", 0.0))  # the first runs had none
+            files = {"logs": logs, "validation": validation}
+            return Data(scenario=scenario, suite=suite, source=source, suite_share=share, **files)
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"the run's data are damaged ({error!r}); begin the run anew") from error
 
@@ -126,7 +131,13 @@ def flights_of(data: Data, recipe: Recipe, here: Ranks, workers: int) -> Iterato
     """
     if data.source == SPREAD:
         with spread_flights(
-            ALL_RADARS, recipe.seed, recipe.batch, recipe.window, here.device, here.rank, here.world
+            replace(ALL_RADARS, suite_share=data.suite_share),
+            recipe.seed,
+            recipe.batch,
+            recipe.window,
+            here.device,
+            here.rank,
+            here.world,
         ) as all_:
             yield all_, _held_out_everywhere(data, recipe.seed)
         return
