@@ -17,9 +17,10 @@ error squared over its 4 components, and the share of positions within their 95 
 results/train_learned_gpu.csv. Without a GPU `--device cpu --steps 2 --batch 4 --size tiny` does the same.
 
 A model is NAME or NAME:key=value,key=value with a key of the network (width, blocks, residual, timed, ...), of the
-training (learning_rate, loss, batch, dtype, ...) or of the block (see_prediction, operator, inner, ...); seed=2 there
-is the seed of that one alone. `ablations` stands for the shipped KOSS and all that it is compared with: one thing of it
-changed or taken away at a time.
+training (learning_rate, loss, batch, dtype, ...), of the flights (suite_share) or of the block (see_prediction,
+operator, inner, ...); seed=2 there is the seed of that one alone. `peers` stands for the other blocks at the size of
+the shipped KOSS; `ablations` for that KOSS under three seeds and all that it is compared with, one thing of it changed
+or taken away at a time.
 """
 
 import argparse
@@ -30,7 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import log
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,17 @@ MODELS = ("koss", "gka", "gru", "s6", "transformer")
 # Highest learning rates, where a model names none.
 RATES = {"koss": 5e-3, "gka": 3e-3, "gru": 4e-3, "s6": 4e-3, "transformer": 2e-3}
 SHIPPED = "koss:width=128,blocks=4,see_prediction=true"
+PEERS = tuple(f"{name}:width=128,blocks=4" for name in MODELS if name != "koss")
 ABLATIONS = (
-    SHIPPED, "koss:width=128,blocks=4", "koss:width=128,blocks=4,innovate=false",
+    SHIPPED, f"{SHIPPED},seed=2", f"{SHIPPED},seed=3",
+    "koss:width=128,blocks=4", "koss:width=128,blocks=4,innovate=false",
     *(f"{SHIPPED},{change}" for change in (
         "derivative=difference", "operator=kalman", "operator=exact", "segment=4", "residual=false", "timed=false",
-        "loss=nll", "loss=mse", "input_gain=false",
+        "loss=nll", "loss=mse", "input_gain=false", "suite_share=0",
     )),
     "koss:width=64,blocks=4,see_prediction=true", "koss:width=128,blocks=2,see_prediction=true",
 )  # fmt: skip
+SETS = {"ablations": ABLATIONS, "peers": PEERS}
 IMMS = ("imm", "imm-gated")
 SPENT_S = 28.0  # of a process's time that is no training: imports, held-out flights, the last look at its weights
 GRACE_S = 20.0  # how late a process may be before it is ended
@@ -100,20 +104,21 @@ def job_of(text: str, seed: int, given: argparse.Namespace) -> dict[str, Any]:
         "dtype": given.dtype,
     }
     options: dict[str, Any] = {}
+    flights: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = (v.strip() for v in part.partition("="))
         if key == "seed" and value.isdigit():
-            seed = int(value)
+            seed, text = int(value), text.replace(part, "").replace(",,", ",").strip(",:")
             continue
         own = key in BLOCKS[name].options  # which goes before what the network calls the same
-        where = options if own else network if key in NETWORK else recipe if key in TRAINING else None
-        if not equals or where is None:
-            raise ValueError(f"model {text!r}: {part!r} is no key=value of the network, the training or the block")
+        where = options if own else network if key in NETWORK else recipe if key in TRAINING else flights
+        if not equals or (where is flights and key != "suite_share"):
+            raise ValueError(f"model {text!r}: {part!r} is no key=value of network, training, flights or block")
         where[key] = parsed(value)
     recipe |= {"network": network | ({"options": options} if options else {}), "seed": seed, "window": given.window}
     return {
         "model": text, "recipe": recipe, "folder": str(given.runs / f"{plain(text)}-{seed}"), "device": given.device,
-        "steps": given.steps, "side": given.side,
+        "steps": given.steps, "side": given.side, "flights": flights,
     }  # fmt: skip
 
 
@@ -155,7 +160,7 @@ def worked(job: dict[str, Any]) -> dict[str, Any]:
         with log_file.open("a") as file:
             file.write(line + "\n")
 
-    data = data_of(SPREAD, [], [])
+    data = replace(data_of(SPREAD, [], []), **job["flights"])
     outcome = train_koss(data, recipe, folder, force=True, device=job["device"], workers=0, telling=Telling(line=tell))
     row = about(job, recipe) | measured(folder, outcome, recipe)
     tell(f"{row['steps_per_s']} steps/s; position {row['position_over_best_imm']}, velocity "
@@ -318,7 +323,7 @@ def main(given: Sequence[str] | None = None) -> int:
     if cuda and not torch.cuda.is_available():
         sys.exit("torch finds no CUDA device; --device cpu --steps 2 --batch 4 --size tiny does the same without")
     args.runs.mkdir(parents=True, exist_ok=True)
-    args.models = [text for each in args.models for text in (ABLATIONS if each == "ablations" else (each,))]
+    args.models = [text for each in args.models for text in SETS.get(each, (each,))]
     args.side = args.side or len(args.models) * len(args.seed)
     try:
         jobs = [job_of(text, seed, args) for seed in args.seed for text in args.models]

@@ -39,7 +39,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 def test_ablations_are_models_each_of_its_own(tmp_path: Path) -> None:
     jobs = [script.job_of(text, 1, given(tmp_path)) for text in script.ABLATIONS]
-    recipes = [json.dumps(script.recipe_of(job).to_dict(), sort_keys=True) for job in jobs]
+    recipes = [json.dumps([script.recipe_of(job).to_dict(), job["flights"]], sort_keys=True) for job in jobs]
     assert len(set(recipes)) == len(recipes) == len({job["folder"] for job in jobs})
     for job in jobs:
         recipe = script.recipe_of(job)
@@ -55,6 +55,13 @@ def test_models_are_what_is_written(text: str, tmp_path: Path) -> None:
     assert (recipe.seed, recipe.steps, recipe.minutes, recipe.window) == (3, 2, 0.0, 20)
     assert recipe.batch == (8 if "batch" in text else 4)
     assert Path(job["folder"]).parent == tmp_path and ":" not in Path(job["folder"]).name
+
+
+def test_a_seed_and_the_flights_are_of_that_model_alone(tmp_path: Path) -> None:
+    job = script.job_of("koss:width=96,seed=2,blocks=2,suite_share=0", 1, given(tmp_path))
+    assert (job["model"], job["recipe"]["seed"]) == ("koss:width=96,blocks=2,suite_share=0", 2)
+    assert job["flights"] == {"suite_share": 0} and job["recipe"]["network"] == {"width": 96, "blocks": 2}
+    assert script.job_of("koss:seed=4", 1, given(tmp_path))["model"] == "koss"
 
 
 @pytest.mark.parametrize("text", ["lstm", "koss:speed=3", "koss:segment", "gru:segment=2"])
