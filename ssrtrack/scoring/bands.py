@@ -84,6 +84,11 @@ class Bands:
             sums[:, 1, :, k] = (inside & known).sum(2).T
         self._sums.setdefault(name, []).append(sums)
 
+    def merge(self, other: "Bands") -> None:
+        """Add what another one holds: later flights of the same trackers, or other trackers on the same flights."""
+        for name, parts in other._sums.items():
+            self._sums.setdefault(name, []).extend(parts)
+
     def scores(self, *, bootstrap: int, seed: int) -> dict[str, dict[tuple[str, str, str], BandScore]]:
         """By tracker, then by (kind of band, band, score key); a band without an update is left out.
 

@@ -112,6 +112,13 @@ class Sweeper:
                     self._sums[name].add(tracker, i, flight_sums(found, counted, updated))
         self._plain.clear()
 
+    def merge(self, other: "Sweeper") -> None:
+        """Add what another one holds: later flights, other trackers on the same flights, or other axes."""
+        for name, sums in other._sums.items():
+            if name not in self._sums:
+                self.levels[name], self._sums[name] = other.levels[name], SweepSums(other.levels[name])
+            self._sums[name].merge(sums)
+
     def results(
         self, order: Array, *, has_truth: bool, bootstrap: int, seed: int, reference: str | None = None
     ) -> tuple[Sweep, ...]:

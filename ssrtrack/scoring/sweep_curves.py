@@ -81,6 +81,13 @@ class SweepSums:
         """Add one batch's flights (N, 2 K) at level number `level`."""
         self._parts.setdefault(tracker, [[] for _ in self.levels])[level].append(sums)
 
+    def merge(self, other: "SweepSums") -> None:
+        """Add what another one of the same levels holds: later flights of its trackers, or other trackers."""
+        for tracker, levels in other._parts.items():
+            own = self._parts.setdefault(tracker, [[] for _ in self.levels])
+            for mine, theirs in zip(own, levels, strict=True):
+                mine.extend(theirs)
+
     @property
     def trackers(self) -> list[str]:
         """Names in the order in which they came."""
