@@ -135,47 +135,62 @@ def diverged(case: Case, history: TrackHistory) -> tuple[int, float, float]:
     return int((alive & ~sound).sum()), float(lost_flights(far_m).mean()), float(np.sqrt(np.nanmean(error_m**2)))
 
 
-def hard_rows(where: str, cases: Mapping[str, Case], models: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """Three rows for each case and model: unsound cells, flights lost, and the error beside the better IMM's."""
-    imms = {name: load_tracker(name) for name in IMMS}
+@dataclass(frozen=True)
+class Survived:
+    """How a tracker took a case: what `diverged` says, and on how much."""
+
+    unsound: int
+    lost: float
+    off_m: float
+    flights: int
+    updates: int
+
+
+def survived(cases: Mapping[str, Case], text: str) -> dict[str, Survived]:
+    """A tracker in all cases."""
+    tracker = load_tracker(text)
+    return {
+        what: Survived(*diverged(case, run(tracker, case.z)), len(case.z), int(case.z.valid.sum()))
+        for what, case in cases.items()
+    }
+
+
+def hard_rows(
+    where: str, imms: Mapping[str, Mapping[str, Survived]], own: Mapping[str, Survived], model: tuple[str, str]
+) -> list[dict[str, Any]]:
+    """Three rows for each case: unsound cells, flights lost, and the error beside the better IMM's."""
     rows = []
-    for what, case in cases.items():
-        theirs = {name: diverged(case, run(imm, case.z)) for name, imm in imms.items()}
-        least = min(theirs, key=lambda name: theirs[name][1])
-        nearest = min(theirs, key=lambda name: theirs[name][2])
-        count = {"flights": len(case.z), "updates": int(case.z.valid.sum())}
-        for folder, model in models.items():
-            unsound, lost, off_m = diverged(case, run(load_tracker(folder), case.z))
-            rows.append(row("hard", where, model, f"{what}: NaN", float(unsound), wanted=NO_NAN, **count))
-            rows.append(
-                row(
-                    "hard", where, model, f"{what}: lost flights", lost, wanted=at_most(theirs[least][1]),
-                    reference=IMMS[least], reference_value=theirs[least][1], **count,
-                )
-            )  # fmt: skip
-            rows.append(
-                row(
-                    "hard", where, model, f"{what}: position", off_m / theirs[nearest][2], wanted=ANY,
-                    reference=IMMS[nearest], reference_value=theirs[nearest][2], **count,
-                )
-            )  # fmt: skip
+    for what, one in own.items():
+        theirs = {name: cases[what] for name, cases in imms.items()}
+        least = min(theirs, key=lambda name: theirs[name].lost)
+        nearest = min(theirs, key=lambda name: theirs[name].off_m)
+        count = {"flights": one.flights, "updates": one.updates}
+        rows.append(row("hard", where, model, f"{what}: NaN", float(one.unsound), wanted=NO_NAN, **count))
+        rows.append(
+            row(
+                "hard", where, model, f"{what}: lost flights", one.lost, wanted=at_most(theirs[least].lost),
+                reference=IMMS[least], reference_value=theirs[least].lost, **count,
+            )
+        )  # fmt: skip
+        rows.append(
+            row(
+                "hard", where, model, f"{what}: position", one.off_m / theirs[nearest].off_m, wanted=ANY,
+                reference=IMMS[nearest], reference_value=theirs[nearest].off_m, **count,
+            )
+        )  # fmt: skip
     return rows
 
 
-def same_rows(where: str, case: Case, models: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
+def same_rows(where: str, case: Case, text: str, model: tuple[str, str]) -> list[dict[str, Any]]:
     """Whole flights beside step by step, and beside flights that end earlier: in standard deviations, the largest."""
     z = case.z.select((slice(SAME_FLIGHTS), slice(SAME_PLOTS)))
-    rows = []
-    for folder, model in models.items():
-        tracker = load_tracker(folder)
-        whole, steps = run(tracker, z), run(tracker, z, backend="filterpy")
-        early = run(tracker, z.select((slice(None), slice(CUT))))
-        pairs = {"step by step": (whole, steps), "future cut off": (whole, early)}
-        rows += [
-            row("hard", where, model, f"{what}: off by sigmas", apart(*two), wanted=SAME, flights=len(z))
-            for what, two in pairs.items()
-        ]
-    return rows
+    tracker = load_tracker(text)
+    whole, steps = run(tracker, z), run(tracker, z, backend="filterpy")
+    early = run(tracker, z.select((slice(None), slice(CUT))))
+    return [
+        row("hard", where, model, f"{what}: off by sigmas", apart(*two), wanted=SAME, flights=len(z))
+        for what, two in {"step by step": (whole, steps), "future cut off": (whole, early)}.items()
+    ]
 
 
 def apart(one: TrackHistory, other: TrackHistory) -> float:

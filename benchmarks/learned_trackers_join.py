@@ -3,8 +3,9 @@
     python benchmarks/learned_trackers_join.py KOSS.csv GKA.csv SWEEP.csv
 
 Every row stays as it was measured, with its own device, versions, commit and date; two rows of the same thing are an
-error, and so are two sets of weights under one name and seed. Rows over the suite and over a model's seeds are worked
-out anew from those of the sets, over the suite only where all its sets are there.
+error, and so are two sets of weights under one name and seed. Rows over the suite, over a model's seeds and of settings
+beside their own set are worked out anew from those of the sets, over the suite only where all its sets are there. A row
+"absent" of one table is left out where another has what it lacks.
 """
 
 import argparse
@@ -15,15 +16,14 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
-from learned_trackers import ORDER, written
+from learned_trackers import ALIKE, ORDER, written
 from learned_trackers_sets import SUITE
-from learned_trackers_wanted import BANDS, COLUMNS, SUITE_ROW, over_seeds, over_suite
+from learned_trackers_wanted import ABOVE_OWN, ABSENT, COLUMNS, SUITE_ROW, above_own, over_seeds, over_suite
 from setting import RESULTS, write_csv
 
 NUMBERS = ("value", "low", "high", "reference_value")
 COUNTS = ("flights", "updates")
 ABOUT = ("weights", "device", "versions", "commit", "date")
-OF_SETS = ("ratio", "gaussian", "calibration", *BANDS)  # parts of which a row over the suite is made
 SEVERAL = "several"  # in place of what rows that are joined differ in
 
 
@@ -53,7 +53,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     for one in rows:
         one |= {key: float(one[key]) if one[key] else nan for key in NUMBERS}
         one |= {key: int(one[key] or 0) for key in COUNTS}
-    return [one for one in rows if one["set"] != SUITE_ROW]
+    return [one for one in rows if one["set"] != SUITE_ROW and one["part"] != ABOVE_OWN]
 
 
 def missing_of(row: dict[str, Any]) -> str:
@@ -67,6 +67,7 @@ def joined(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     Raises:
         ValueError: the same thing twice, or two sets of weights that are called alike.
     """
+    rows = without_filled(rows)
     seen: set[tuple[str, ...]] = set()
     weights: dict[tuple[str, str], str] = {}
     for one in rows:
@@ -76,24 +77,37 @@ def joined(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
         seen.add(key)
         if weights.setdefault((one["model"], one["seed"]), one["weights"]) != one["weights"]:
             raise ValueError(f"two sets of weights are called {one['model']} with seed {one['seed']}; judge them again")
-    over = over_suite(one for one in rows if one["part"] in OF_SETS and whole(one, rows))
+    over = over_suite(rows, tuple(SUITE))
     for one in over:
         own = [r for r in rows if all(r[k] == one[k] for k in ("part", "model", "seed", "measure"))]
+        one |= {key: common(own, key) for key in ABOUT}
+    above = above_own(rows, ALIKE)
+    for one in above:
+        own = [r for r in rows if r["part"] == "transfer" and all(r[k] == one[k] for k in ("set", "model", "seed"))]
         one |= {key: common(own, key) for key in ABOUT}
     seeds = over_seeds(over)
     for one in seeds:
         own = [r for r in over if all(r[k] == one[k] for k in ("part", "model", "measure"))]
         one |= {key: common(own, key) for key in ABOUT}
     order = {part: i for i, part in enumerate(ORDER)}
-    every = rows + over + seeds
+    every = rows + above + over + seeds
     every.sort(key=lambda r: (order[r["part"]], r["model"], r["seed"], r["set"] != SUITE_ROW, r["set"]))
     return [{key: written(one[key]) for key in (*COLUMNS, *ABOUT)} for one in every]
 
 
-def whole(one: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
-    """Whether the row's part was judged on all sets of the suite for this model."""
-    model = one["part"], one["model"], one["seed"]
-    return {r["set"] for r in rows if (r["part"], r["model"], r["seed"]) == model} >= set(SUITE)
+def without_filled(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without rows that say what is missing where it is not, and each of the others once."""
+    there = {(r["part"], r["set"], r["model"], r["seed"]) for r in rows}
+    kept, told = [], set()
+    for one in rows:
+        if one["part"] == ABSENT:
+            part = one["measure"].partition(":")[0]
+            key = "ratio" if part == "suite" else part, one["set"], one["model"], one["seed"]
+            if key in there or key in told:
+                continue
+            told.add(key)
+        kept.append(one)
+    return kept
 
 
 def common(rows: list[dict[str, Any]], key: str) -> str:

@@ -1,6 +1,6 @@
 """What `learned_trackers.py` asks of a learned tracker, and what a row of its table says."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, inf, isfinite, log, nan, sqrt
 from typing import Any
@@ -10,8 +10,13 @@ COLUMNS = (
     "target", "met", "flights", "updates",
 )  # fmt: skip
 SUITE_ROW = "suite"  # the set of a row over all four scenarios
+OVER_OWN = " over_set_tuned_imm"  # behind a part's name: the reference is the best IMM tuned on that set alone
 LEAST_SHARE = 0.01  # of the updates: of less nothing is asked
 BANDS = ("phase bands", "range bands", "speed bands")
+GEOMETRIC = ("ratio", "gaussian", "efficiency")  # parts whose mean over sets is geometric
+OF_SETS = (*GEOMETRIC, "calibration", *BANDS)  # parts of which a row over the suite is made
+ABSENT, FAILED = "absent", "failed"  # parts: what was not judged in the time given, or could not be
+ABOVE_OWN = "transfer less own set"  # part: a setting's ratio less that of the set it is made from
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,8 @@ HOUR = {
     "BDS 5,0 ground speed": Measure("bds50_ground_speed_rms_mps", at_most(0.9999)),
     "BDS 5,0 track angle": Measure("bds50_track_angle_rms_deg", at_most(0.9999)),
 }
+# The ratio elsewhere less the ratio at home, where aircraft fly alike.
+CLOSE = at_most(0.05)
 COVERAGE_ALL, COVERAGE_PART = Wanted((0.94, 0.96)), Wanted((0.93, 0.97))
 ANEES_ALL = Wanted((0.9, 1.1))
 # Below the IMM's, by more than rounding.
@@ -123,33 +130,66 @@ def bounds(pair: tuple[float, float] | None) -> str:
     return f"<= {high}" if not isfinite(pair[0]) else f"{low} to {high}"
 
 
-def over_suite(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def base_of(part: str) -> str:
+    """A part whatever its reference."""
+    return part.removesuffix(OVER_OWN)
+
+
+def over_suite(rows: Iterable[dict[str, Any]], sets: Sequence[str] = ()) -> list[dict[str, Any]]:
     """A row over all sets for each model and measure that has one in several: ratios on the suite, and calibration.
 
-    Ratios: the geometric mean; the sets are independent, so the squares of their intervals' half widths (logarithmic)
-    add. Shares and ANEES: the mean over all updates, its interval likewise.
+    Ratios and efficiencies: the geometric mean; the sets are independent, so the squares of their intervals' half
+    widths (logarithmic) add. Shares and ANEES: the mean over all updates, its interval likewise.
+
+    Args:
+        sets: what a model must have been judged on for a part to have such rows; empty: whatever there is.
     """
+    some = [r for r in rows if base_of(r["part"]) in OF_SETS and r["measure"] != "nll less IMM"]
+    seen: dict[tuple[Any, ...], set[str]] = {}
+    for one in some:
+        seen.setdefault((one["part"], one["model"], one["seed"]), set()).add(one["set"])
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for one in rows:
-        if one["part"] in ("ratio", "gaussian", "calibration", *BANDS) and one["measure"] != "nll less IMM":
+    for one in some:
+        if seen[one["part"], one["model"], one["seed"]] >= set(sets):
             groups.setdefault((one["part"], one["model"], one["seed"], one["measure"]), []).append(one)
-    return [_joined(some) for some in groups.values() if len(some) > 1]
+    return [_joined(group) for group in groups.values() if len(group) > 1]
+
+
+def above_own(rows: Sequence[dict[str, Any]], own: Mapping[str, str]) -> list[dict[str, Any]]:
+    """How far a setting's ratio lies above that of the set that it is made from; own: setting -> set, flown alike."""
+    home = {
+        (r["set"], r["model"], r["seed"], r["measure"]): r["value"] for r in rows if r["part"] == "ratio"
+    }  # fmt: skip
+    found = []
+    for r in rows:
+        key = own.get(r["set"], ""), r["model"], r["seed"], r["measure"]
+        if r["part"] == "transfer" and key in home:
+            found.append(
+                row(
+                    ABOVE_OWN, r["set"], (r["model"], r["seed"]), r["measure"], r["value"] - home[key], wanted=CLOSE,
+                    reference=f"ratio on {key[0]}", reference_value=home[key], flights=r["flights"],
+                    updates=r["updates"],
+                )
+            )  # fmt: skip
+    return found
 
 
 def _joined(some: list[dict[str, Any]]) -> dict[str, Any]:
-    ratios = some[0]["part"] in ("ratio", "gaussian")
+    first = some[0]
+    geometric = base_of(first["part"]) in GEOMETRIC
     total = sum(one["updates"] for one in some)
-    weights = [1.0 / len(some) if ratios else one["updates"] / total for one in some]
-    value = mean(some, "value", weights, ratios)
+    weights = [1.0 / len(some) if geometric else one["updates"] / total for one in some]
+    value = mean(some, "value", weights, geometric)
     # A set with next to no updates in a band has no interval of its own, and would hardly change this one.
-    counted = [(w, one) for w, one in zip(weights, some, strict=True) if ratios or w >= LEAST_SHARE]
+    counted = [(w, one) for w, one in zip(weights, some, strict=True) if geometric or w >= LEAST_SHARE]
     interval = None
     if all(isfinite(one["low"]) and one["low"] > 0.0 for _, one in counted):
-        scale = log if ratios else float
+        scale = log if geometric else float
         width = sqrt(sum((0.5 * w * (scale(one["high"]) - scale(one["low"]))) ** 2 for w, one in counted))
-        interval = (value * exp(-width), value * exp(width)) if ratios else (value - width, value + width)
-    first = some[0]
-    reference_value = nan if ratios else mean(some, "reference_value", weights, False)
+        interval = (value * exp(-width), value * exp(width)) if geometric else (value - width, value + width)
+    # Of ratios the references are errors in metres, which have no mean over sets.
+    told = base_of(first["part"]) not in ("ratio", "gaussian")
+    reference_value = mean(some, "reference_value", weights, geometric) if told else nan
     wanted = wanted_of(first["part"], first["measure"], reference_value)
     names = {one["reference"] for one in some}
     return row(
@@ -163,7 +203,7 @@ def _joined(some: list[dict[str, Any]]) -> dict[str, Any]:
 
 def wanted_of(part: str, measure: str, reference_value: float, whole: bool = True) -> Wanted:
     """What is asked of a row of a part that is told by set and over the suite (`whole`)."""
-    if part in ("ratio", "gaussian"):
+    if (part := base_of(part)) in ("ratio", "gaussian"):
         return {"ratio": ACCURACY, "gaussian": GAUSSIAN}[part][measure].wanted
     if part == "phase bands":
         return closer_to_one(reference_value) if measure.startswith("anees") else ANY

@@ -2,7 +2,7 @@
 
 import csv
 import sys
-from math import prod
+from math import nan, prod
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import learned_trackers_join as script
 from learned_trackers_sets import SUITE
-from learned_trackers_wanted import COLUMNS
+from learned_trackers_wanted import ABOVE_OWN, COLUMNS
 
 RATIOS = dict(zip(SUITE, (0.9, 0.8, 0.95, 0.85), strict=True))
 MEASURE = "all updates, position"
@@ -44,7 +44,7 @@ def test_models_and_parts_judged_apart_are_one_table(tmp_path: Path) -> None:
     second = [cells(name, 0.5 * value, seed="2", weights="bb", device="two") for name, value in RATIOS.items()]
     part = [cells("tma-4s", 0.7, model="gka", weights="cc"), cells("tma, period 6 s", 0.9, part="transfer")]
     rows = {(r["part"], r["set"], r["model"], r["seed"]): r for r in run(tmp_path, first, second, part)}
-    assert len(rows) == 4 + 4 + 2 + 3
+    assert len(rows) == 4 + 4 + 2 + 3 + 1
     mean = prod(RATIOS.values()) ** 0.25
     one, other, both = (rows["ratio", "suite", "koss", seed] for seed in ("1", "2", "all 2"))
     assert float(one["value"]) == pytest.approx(mean, rel=1e-4) and (one["device"], one["flights"]) == ("one", "16")
@@ -52,6 +52,17 @@ def test_models_and_parts_judged_apart_are_one_table(tmp_path: Path) -> None:
     assert float(both["value"]) == pytest.approx(0.75 * mean, rel=1e-4) and both["device"] == "several"
     assert ("ratio", "suite", "gka", "1") not in rows  # of one set alone nothing is said over the suite
     assert rows["ratio", "tma-4s", "koss", "1"]["value"] == "0.9"
+    less = rows[ABOVE_OWN, "tma, period 6 s", "koss", "1"]
+    assert (less["value"], less["met"], less["device"]) == ("0", "must", "one")
+
+
+def test_what_one_table_lacks_another_may_have(tmp_path: Path) -> None:
+    def lacking(part: str, name: str) -> dict[str, Any]:
+        return cells(name, nan, part="absent", measure=f"{part}: not judged in the time given") | {"met": "no"}
+
+    first = [cells("tma-4s", 0.9), lacking("suite", "degraded"), lacking("sweep", "tma-4s")]
+    rows = run(tmp_path, first, [cells("degraded", 0.9), lacking("sweep", "tma-4s")])
+    assert [(r["part"], r["set"]) for r in rows] == [("ratio", "degraded"), ("ratio", "tma-4s"), ("absent", "tma-4s")]
 
 
 @pytest.mark.parametrize(

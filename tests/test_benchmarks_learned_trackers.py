@@ -3,8 +3,7 @@
 import csv
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future
-from math import exp, log, nan
+from math import exp, inf, log, nan
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,19 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import learned_trackers as script  # noqa: E402
 import learned_trackers_hard as hard  # noqa: E402
+import learned_trackers_pieces as pieces  # noqa: E402
 import learned_trackers_score as scores  # noqa: E402
 import learned_trackers_sets as sets  # noqa: E402
 import learned_trackers_table as readme  # noqa: E402
 import learned_trackers_wanted as wanted  # noqa: E402
+import learned_trackers_work as work  # noqa: E402
 
 from ssrtrack.errors import EstimatorError, ScoringError  # noqa: E402
-from ssrtrack.filters.bank import Bank  # noqa: E402
 from ssrtrack.filters.run import run  # noqa: E402
-from ssrtrack.models.checkpoint import save_run  # noqa: E402
 from ssrtrack.models.load import load_tracker  # noqa: E402
 from ssrtrack.report.figures_learned import learned_figure  # noqa: E402
 from ssrtrack.simulators.suite import list_suite, suite_provenance  # noqa: E402
-from ssrtrack.training.loop_model import new_model  # noqa: E402
+from tests.judge_fixture import Here, save_model, some_rows  # noqa: E402
 
 MODELS = {"plain": 0.0, "worse": 0.15}
 
@@ -51,29 +50,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-def save_model(path: Path, size: float, sources: Any = ()) -> None:
-    bank = load_tracker("imm")
-    assert isinstance(bank, Bank)
-    model = new_model("tiny", bank, 5.0, 0)
-    with torch.no_grad():
-        for head in (model.filter_head, model.ahead_head):
-            head.bias += size * torch.arange(head.bias.numel(), dtype=head.bias.dtype).cos()
-    save_run(path, model, bank, training={"recipe": {"seed": 3}}, sources=sources)
-
-
 @pytest.fixture(scope="module")
 def rows(folder: Path) -> list[dict[str, Any]]:
     """Everything of the terminal area but the sweep, with few flights, in this process."""
     models = scores.named([str(folder / f"{name}-3") for name in MODELS])
     few = ["--flights", "8", "--transfer-flights", "6", "--sets", "tma-4s"]
     asked = script.arguments(["--models", *models, *few, "--parts", "suite", "gaussian", "hard"])
-    found: list[dict[str, Any]] = []
-    for part, work, name, make in script.work_of(asked):
-        if name != "long":
-            more, _, _ = script.timed(work, name, make, str(folder / "flights"), models)
-            found += more
-            assert more, part
-    return found
+    jobs = [job for job in pieces.jobs_of(asked) if job.name != pieces.LONG_NAME]
+    board = work.Board(jobs, models, str(folder / "flights"), lambda _: None)
+    return board.drive(Here(2), 2, inf)
 
 
 def of(rows: list[dict[str, Any]], **asked: str) -> list[dict[str, Any]]:
@@ -178,7 +163,7 @@ def test_a_model_trained_on_a_test_split_is_refused(folder: Path, tmp_path: Path
     save_model(tmp_path / "cheat", 0.0, [source])
     log_file = sets.log_of(sets.SUITE["tma-4s"], 8, folder / "flights")
     with pytest.raises(ScoringError, match="was trained on it"):
-        scores.judged(log_file, scores.named([str(tmp_path / "cheat")]))
+        scores.check_log(log_file, ["imm", str(tmp_path / "cheat")])
 
 
 def test_rows_over_the_suite() -> None:
@@ -208,28 +193,6 @@ def test_rows_over_the_seeds_of_a_model() -> None:
     assert (one["model"], one["seed"], one["low"], one["high"]) == ("m", "all 2", 0.90, 0.99)
     assert one["value"] == pytest.approx(0.945) and one["met"] == "must"
     assert wanted.over_seeds([one | {"set": "tma-4s"}, one | {"set": "tma-4s"}]) == []
-
-
-def some_rows() -> list[dict[str, Any]]:
-    """Rows of two sets for two seeds of one model and one of another, as the judge makes them."""
-    found: list[dict[str, Any]] = []
-    for name, seed, size in (("koss", "1", 0.8), ("koss", "2", 0.9), ("gka", "1", 0.7)):
-        for i, where in enumerate(("tma-4s", "degraded")):
-            model, value = (name, seed), size + 0.02 * i
-            given = {"interval": (value - 0.05, value + 0.05), "updates": 100}
-            velocity = wanted.ACCURACY["all updates, velocity"].wanted
-            found += [
-                wanted.row("ratio", where, model, "all updates, velocity", value, wanted=velocity, **given),
-                wanted.row("ratio", where, model, "turns, position", value, **given),
-                wanted.row("transfer", f"{where} x", model, "all updates, position", value, wanted=wanted.AREA),
-                wanted.row("sweep", where, model, "gap", value + 0.2, wanted=wanted.AREA),
-                wanted.row("hard", where, model, "no altitude: NaN", float(i), wanted=wanted.NO_NAN),
-                wanted.row(
-                    "range bands", where, model, "coverage_95, 20-40 NM", 0.95 + 0.03 * i, wanted=wanted.COVERAGE_PART,
-                    reference_value=0.9, **given,
-                ),
-            ]  # fmt: skip
-    return found
 
 
 def test_the_table_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -305,44 +268,25 @@ def test_what_is_met(asked: wanted.Wanted, value: float, met: str) -> None:
     assert asked.met(value) == met
 
 
-class Here:
-    """In place of processes: the work is done here."""
-
-    def __init__(self, count: int) -> None:
-        assert count == 2
-
-    def __enter__(self) -> "Here":
-        return self
-
-    def __exit__(self, *what: object) -> None:
-        pass
-
-    def submit(self, function: Any, *given: Any) -> Any:
-        done: Future[Any] = Future()
-        try:
-            done.set_result(function(*given))
-        except Exception as error:
-            done.set_exception(error)
-        return done
-
-
 def test_the_command_writes_table_and_figure(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sweep of one axis and the costs through the command itself; work is done here instead of in processes."""
 
     monkeypatch.setattr(script, "Processes", Here)
-    monkeypatch.setattr(script, "AXES", {"outliers": None})
+    monkeypatch.setattr(pieces, "AXES", {"outliers": None})
     monkeypatch.setattr(hard, "TRACKS", 20)
     monkeypatch.delenv("SSRTRACK_DATA", raising=False)
     output = tmp_path / "table.csv"
     models = ["--models", str(folder / "plain-3"), "--folder", str(folder / "flights"), "--sets", "tma-4s"]
-    few = ["--flights", "8", "--sweep-flights", "8", "--parts", "suite", "real", "sweep", "cost"]
+    few = ["--flights", "8", "--sweep-flights", "8", "--parts", "suite", "real", "sweep", "cost", "--workers", "2"]
     code = script.main([*models, *few, "--output", str(output), "--figures", str(tmp_path)])
     with output.open(newline="") as file:
         table = list(csv.DictReader(file))
     assert code == 1 and tuple(table[0])[: len(wanted.COLUMNS)] == wanted.COLUMNS
     (area,) = [one for one in table if one["part"] == "sweep"]
+    (own,) = [one for one in table if one["part"] == "sweep" + wanted.OVER_OWN]
+    assert own["measure"] == "outliers" and own["reference"].startswith("imm tuned on tma-4s (")
     assert area["measure"] == "outliers" and float(area["value"]) >= 1.0 - 1e-5 and area["met"] == "no"
     costs = {one["measure"]: one for one in table if one["part"] == "cost"}
     steps = costs["step, 1 thread"], costs["step, 2 threads"]
@@ -355,19 +299,25 @@ def test_the_command_writes_table_and_figure(
 
 
 def test_a_tracker_that_cannot_be_scored_costs_its_line_alone(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def bad(name: str, log: Path, models: Any) -> Any:
-        raise EstimatorError("tracker 'x' gave NaN")
+    texts = [str(folder / f"{name}-3") for name in MODELS]
+    models, plain = scores.named(texts), pieces.piece_of
+
+    def bad(job: Any, log: Path, piece: Any, axis: str, text: str) -> Any:
+        if job.part == "suite" and text == texts[1]:
+            raise EstimatorError("tracker 'x' gave NaN")
+        return plain(job, log, piece, axis, text)
 
     monkeypatch.setattr(script, "Processes", Here)
-    monkeypatch.setattr(script, "suite", bad)
-    models = scores.named([str(folder / "plain-3")])
-    few = ["--sets", "tma-4s", "--flights", "8", "--parts", "suite", "gaussian"]
-    rows = script.judge(script.arguments(["--models", *models, *few]), models, str(folder / "flights"), lambda _: None)
-    assert {one["part"] for one in rows} == {"failed", "gaussian"}
+    monkeypatch.setattr(script, "warmed", lambda *_: None)
+    monkeypatch.setattr(work, "piece_of", bad)
+    few = ["--sets", "tma-4s", "--flights", "8", "--parts", "suite", "gaussian", "--workers", "2"]
+    rows = script.judge(script.arguments(["--models", *texts, *few]), models, str(folder / "flights"), lambda _: None)
+    assert {one["model"] for one in rows if one["part"] == "ratio"} == {"plain"}
+    assert {one["model"] for one in rows if one["part"] == "gaussian"} == set(MODELS)
     (failed,) = of(rows, part="failed")
-    assert failed["met"] == "no" and "gave NaN" in failed["measure"]
+    assert failed["model"] == "worse" and failed["met"] == "no" and "gave NaN" in failed["measure"]
     assert script.tell(script.whole(rows)) >= 1 and "gave NaN" in capsys.readouterr().out
     table = script.table(rows, {"commit": "-"}, {("plain", "3"): "abc"})
     assert table[-1]["part"] == "failed" and table[-1]["value"] == table[-1]["weights"] == ""
