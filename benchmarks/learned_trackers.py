@@ -151,6 +151,18 @@ def kept(asked: argparse.Namespace, make: Callable[[Rows], list[dict[str, str]]]
     return keep
 
 
+def draw(rows: Rows, folder: Path) -> None:
+    """The figure, where there is what draws it: a machine for computing may have no matplotlib."""
+    try:
+        from ssrtrack.report.figures_koss import save
+        from ssrtrack.report.figures_learned import learned_figure
+    except ImportError as error:
+        print(f"no figure ({error}); learned_trackers_table.py --figures draws it from the table")
+        return
+    for path in save(learned_figure(rows), folder, "learned_trackers"):
+        print(f"written: {path}")
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Judge, write, tell."""
     asked = arguments(given)
@@ -166,11 +178,7 @@ def main(given: Sequence[str] | None = None) -> int:
         rows = judge(asked, models, asked.folder or passing, kept(asked, made))
     write_csv(asked.output, made(rows))
     if any(one["part"] == "ratio" for one in rows):
-        from ssrtrack.report.figures_koss import save
-        from ssrtrack.report.figures_learned import learned_figure
-
-        for path in save(learned_figure(whole(rows, asked.sets)), asked.figures, "learned_trackers"):
-            print(f"written: {path}")
+        draw(whole(rows, asked.sets), asked.figures)
     missed = tell(whole(rows, asked.sets))
     print(f"{time.perf_counter() - start:.0f} s for {len(models)} model{'s' * (len(models) != 1)}")
     return int(missed > 0)

@@ -211,7 +211,7 @@ def warmed(models: Sequence[str], folder: str) -> None:
     log = log_of(SUITE["tma-4s"], WARM_FLIGHTS, Path(folder))
     z = case_of(log, plots=WARM_PLOTS).z
     summed(log, [*IMMS, *models])
-    for text in (*IMMS, *models):
+    for text in models:
         run(load_tracker(text), z.select((slice(2), slice(WARM_STEPS))), backend="filterpy")
 
 
