@@ -2,6 +2,7 @@
 
     python benchmarks/learned_trackers.py --models koss gka                     (those that come with ssrtrack)
     python benchmarks/learned_trackers.py --models runs/koss-1 runs/koss-2 runs/gka-1 --folder FLIGHTS
+    python benchmarks/learned_trackers.py --models koss gka --peers runs/gru-1 runs/s6-1      (these on the suite alone)
     python benchmarks/learned_trackers.py --models MODEL --flights 64 --transfer-flights 32 --sweep-flights 16
 
 Models are names or folders of learned trackers, as `ssrtrack evaluate -t` takes them; each is judged on the test splits
@@ -67,10 +68,11 @@ def judge(asked: argparse.Namespace, models: Mapping[str, Model], folder: str, k
     end = time.perf_counter() + asked.seconds
     jobs = jobs_of(asked)
     # Alone on the machine, and first: what it compiles need not be compiled by every process.
-    rows = costs(asked, models, folder) if "cost" in asked.parts else []
+    main = {text: model for text, model in models.items() if text not in asked.peers}
+    rows = costs(asked, main, folder) if "cost" in asked.parts else []
     if jobs:
         warmed(tuple(models), folder)
-    board = Board(jobs, models, folder, keep=lambda more: keep(rows + more))
+    board = Board(jobs, models, folder, keep=lambda more: keep(rows + more), peers=asked.peers)
     with Processes(asked.workers) as pool:
         return rows + board.drive(pool, asked.workers, end)
 
@@ -124,6 +126,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     """What was asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", required=True, metavar="MODEL")
+    parser.add_argument("--peers", nargs="+", default=[], metavar="MODEL", help="judged on the suite's sets alone")
     parser.add_argument("--folder", default="", help="keeps the flights for a next time; by default a passing one")
     parser.add_argument("--flights", type=int, default=4096, help="of each of the suite's sets")
     parser.add_argument("--transfer-flights", type=int, default=1024, help="of each setting outside the suite")
@@ -166,7 +169,7 @@ def draw(rows: Rows, folder: Path) -> None:
 def main(given: Sequence[str] | None = None) -> int:
     """Judge, write, tell."""
     asked = arguments(given)
-    models = named(asked.models)
+    models = named([*asked.models, *asked.peers])
     digests = {model: digest_of(text) for text, model in models.items()}
     shared = setting("torch", "numpy", "numba")
     start = time.perf_counter()

@@ -6,7 +6,7 @@ for the last of them at the end. What was not done in time, or went wrong, is a 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +21,7 @@ from ssrtrack.errors import EstimatorError
 from ssrtrack.simulators.processes import WorkerDied
 from ssrtrack.tracking.pieces import Piece
 
+PEER_PARTS = ("suite", "gaussian")  # what a model is judged on that is there to be compared with
 IMMS_NAME = ""  # of the IMMs among trackers
 Key = tuple[str, int, int]  # tracker, number of axis, number of slice
 
@@ -38,9 +39,10 @@ class Task:
 
 @dataclass
 class Progress:
-    """How far one job is."""
+    """How far one job is. models: those judged on it, what `-t` takes -> name and seed."""
 
     job: Job
+    models: Mapping[str, Model]
     slices: tuple[Piece, ...] = ()
     log: Path = Path()
     found: dict[Key, Any] = field(default_factory=dict)
@@ -58,16 +60,28 @@ class Progress:
 
 
 class Board:
-    """All jobs, their rows so far, and what may be done next."""
+    """All jobs, their rows so far, and what may be done next.
 
-    def __init__(self, jobs: list[Job], models: Mapping[str, Model], folder: str, keep: Callable[[Rows], None]) -> None:
-        self._models, self._folder, self._keep = models, folder, keep
+    models: what `-t` takes -> name and seed. peers: those of them that are judged on PEER_PARTS alone.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        models: Mapping[str, Model],
+        folder: str,
+        keep: Callable[[Rows], None],
+        peers: Collection[str] = (),
+    ) -> None:
+        self._keep = keep
         self._rows: Rows = []
-        self._all = [Progress(job) for job in jobs]
+        main = {text: model for text, model in models.items() if text not in peers}
+        every = [Progress(job, models if job.part in PEER_PARTS else main) for job in jobs]
+        self._all = [one for one in every if one.models]
         self._pace: dict[str, float] = {}  # tracker -> seconds of its last piece
         self._ready: list[Task] = []
         for one in self._all:
-            work = partial(made, one.job, folder, tuple(models))
+            work = partial(made, one.job, folder, tuple(one.models))
             lost = partial(self._lost, one, IMMS_NAME)
             self._ready.append(Task(1, IMMS_NAME, work, partial(self._cut, one), lost))
 
@@ -90,10 +104,10 @@ class Board:
     def rows(self) -> Rows:
         """Those so far, with one for all that is not there."""
         absent = [
-            row(ABSENT, one.job.name, self._models[text], f"{one.job.part}: not judged in the time given", nan,
+            row(ABSENT, one.job.name, one.models[text], f"{one.job.part}: not judged in the time given", nan,
                 wanted=NO_NAN)
             for one in self._all
-            for text in self._models
+            for text in one.models
             if text not in one.done
         ]  # fmt: skip
         return self._rows + absent
@@ -118,7 +132,7 @@ class Board:
         one.log, one.slices = result
         one.seconds += seconds
         tasks = []
-        for tracker in (IMMS_NAME, *self._models):
+        for tracker in (IMMS_NAME, *one.models):
             for key in one.keys(tracker):
                 _, axis, number = key
                 work = partial(piece_of, one.job, one.log, one.slices[number], one.job.axes[axis], tracker)
@@ -134,7 +148,7 @@ class Board:
             return []
         tasks = []
         imms = [one.found[k] for k in one.keys(IMMS_NAME)]
-        for text, model in self._models.items():
+        for text, model in one.models.items():
             if text not in one.begun and one.whole(text):
                 one.begun.add(text)
                 own = [one.found.pop(k) for k in one.keys(text)]
@@ -150,19 +164,19 @@ class Board:
 
     def _lost(self, one: Progress, tracker: str, why: str) -> None:
         """A tracker's pieces of a job will never be whole; without the IMMs nobody's are."""
-        for text in [tracker] if tracker else [text for text in self._models if text not in one.done]:
+        for text in [tracker] if tracker else one.models:
             if text not in one.done:
                 one.begun.add(text)
                 one.done.add(text)
                 said = f"{one.job.part}: {why}"
-                self._rows.append(row(FAILED, one.job.name, self._models[text], said, nan, wanted=NO_NAN))
+                self._rows.append(row(FAILED, one.job.name, one.models[text], said, nan, wanted=NO_NAN))
         print(f"{one.job.part} {one.job.name}: {why}", flush=True)
         self._told(one)
 
     def _told(self, one: Progress) -> None:
-        if len(one.done) == len(self._models):
+        if len(one.done) == len(one.models):
             one.found.clear()
-            whole = sum(len(job.done) == len(self._models) for job in self._all)
+            whole = sum(len(job.done) == len(job.models) for job in self._all)
             print(f"{whole}/{len(self._all)} {one.job.part} {one.job.name}: {one.seconds:.1f} s of work", flush=True)
         self._keep(self.rows())
 

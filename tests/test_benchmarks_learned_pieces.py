@@ -27,7 +27,7 @@ import tune_suite
 from ssrtrack.filters.bank import Bank
 from ssrtrack.io.hdf5 import LogReader
 from ssrtrack.models.load import load_tracker
-from ssrtrack.scoring.gather import gather
+from ssrtrack.scoring.gather import Asked, gather, nothing_yet
 from ssrtrack.simulators.processes import Processes, WorkerDied
 from ssrtrack.simulators.suite import list_suite
 from ssrtrack.training.tune_flights import log_group, split_group
@@ -109,9 +109,9 @@ def test_slices_share_the_plots_out_and_lose_no_flight(model: Path) -> None:
     assert len(cuts) >= 3 and cuts[0].start_s == -np.inf and cuts[-1].end_s == np.inf
     found = []
     with LogReader(log) as reader:
-        asked = scores.Asked(["imm"])
+        asked = Asked(["imm"])
         for piece in (None, *cuts):
-            into = scores.nothing_yet(asked, reader)
+            into = nothing_yet(asked, reader)
             gather(reader, asked, into, piece=piece)
             found.append((into.flights, into.plots_used))
     assert found[0] == tuple(np.sum(found[1:], axis=0))
@@ -145,6 +145,16 @@ def test_nothing_is_begun_when_the_time_is_up(model: Path) -> None:
     assert {r["part"] for r in rows} == {"absent"} and len(rows) == 1 + sum(
         one.suite == "tma-4s" for one in sets.TRANSFER.values()
     )
+
+
+def test_peers_are_judged_on_the_suite_alone(model: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "peer-3", 0.1)
+    texts = [str(model), str(tmp_path / "peer-3")]
+    asked = script.arguments(["--models", texts[0], "--peers", texts[1], "--sets", "tma-4s", "--flights", "8"])
+    board = work.Board(pieces.jobs_of(asked), scores.named(texts), "", lambda _: None, asked.peers)
+    found = {(r["model"], r["measure"].partition(":")[0]) for r in board.rows()}
+    assert {part for name, part in found if name == "peer"} == set(work.PEER_PARTS)
+    assert {part for name, part in found if name == "worse"} >= {"suite", "gaussian", "transfer", "sweep", "hard"}
 
 
 def test_a_process_that_ends_costs_its_lines(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
