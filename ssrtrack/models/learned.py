@@ -19,9 +19,10 @@ from ssrtrack.filters.history import TrackHistory, flight_lengths
 from ssrtrack.filters.measurement import Measurements
 from ssrtrack.filters.protocol import put, take
 from ssrtrack.models.features import offset_count
+from ssrtrack.models.koss_packed import Packed
 from ssrtrack.models.learned_base import BaseState, BaseSteps
 from ssrtrack.models.learned_memory import rows_for
-from ssrtrack.models.learned_rows import Programs, programs, table
+from ssrtrack.models.learned_rows import Programs, gained, programs, table
 from ssrtrack.models.residual import ASIDE, RAW, ResidualKoss
 from ssrtrack.models.residual_bare import carried, two_plots
 from ssrtrack.models.residual_blocks import memory_size, packed, segment_of, unpacked
@@ -74,6 +75,7 @@ class LearnedEstimator:
     model: ResidualKoss
     sources: tuple[dict[str, Any], ...] = ()
     _base: BaseSteps = field(init=False, repr=False)
+    _packed: Packed | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         modes = len(self.bank.motions) if len(self.bank.motions) > 1 else 0
@@ -193,24 +195,39 @@ class LearnedEstimator:
                 state.count,
             ),
         ]  # fmt: skip
-        F = self.model.inward.in_features
-        numbers = np.empty((len(plot), F + offset_count(config.history)), np.float32)
+        numbers = np.empty((len(plot), self.model.inward.in_features + offset_count(config.history)), np.float32)
         self._programs.told(told, numbers)
-        with torch.inference_mode():
-            given = self._tensor(numbers)
-            output, memory = self._stepped(given[:, :F], self._tensor(state.since_s).float(), state)
-            raw = self.model.read_out(output, given[:, F:])
+        output, raw, memory = self._network(numbers, state)
         return replace(
             state,
-            memory=memory.cpu().numpy(),
-            output=output.cpu().numpy(),
-            raw=raw.cpu().numpy(),
+            memory=memory,
+            output=output,
+            raw=raw,
             base_rows=filtered,
             since_s=np.zeros_like(state.since_s),
             past=np.concatenate([plot[:, None], state.past], 1)[:, : state.past.shape[1]],
             age_s=np.concatenate([np.zeros_like(state.age_s[:, :1]), state.age_s], 1)[:, : state.age_s.shape[1]],
             count=state.count + 1,
         )
+
+    def _network(self, numbers: Array, state: LearnedState) -> tuple[Array, Array, Array]:
+        """Output (N, D), raw (N, 14) and memory (N, M) once the network has read features and offsets (N, F + O)."""
+        F, packed_ = self.model.inward.in_features, self._packed_now()
+        if packed_.network is not None:
+            output, said, memory = packed_.step(numbers, state.since_s, state.memory)
+            return output, gained(said, numbers[:, F:]), memory
+        with torch.inference_mode():
+            given = self._tensor(numbers)
+            y, after = self._stepped(given[:, :F], self._tensor(state.since_s).float(), state)
+            raw = self.model.read_out(y, given[:, F:])
+            return y.cpu().numpy(), raw.cpu().numpy(), after.cpu().numpy()
+
+    def _packed_now(self) -> Packed:
+        """The weights for the compiled step, read again where they have been changed."""
+        if self._packed is None or not self._packed.fits():
+            object.__setattr__(self, "_packed", Packed.of(self.model))
+        assert self._packed is not None
+        return self._packed
 
     def _stepped(self, features: Tensor, gap_s: Tensor, state: LearnedState) -> tuple[Tensor, Tensor]:
         """The network's output (N, D) for a row of features (N, F), and what its blocks remember then (N, M)."""

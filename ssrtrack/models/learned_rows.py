@@ -83,6 +83,17 @@ def _moments(base: Any, numbers: Any) -> list[Any]:
     return [*mean, *(v for row in P for v in row)]
 
 
+def gained(numbers: Array, offsets: Array) -> Array:
+    """Of a correction the 14 numbers (N, 14): u₀ and the others, then M by rows (N, 14 + 4 O), offsets (N, O) -> u.
+
+    `ResidualKoss.read_out` once its head's numbers are there.
+    """
+    gain = numbers[:, RAW:].reshape(len(numbers), 4, -1)
+    raw = numbers[:, :RAW].copy()
+    raw[:, :4] += np.einsum("nij,nj->ni", gain, offsets)
+    return raw
+
+
 def table(*columns: Array) -> Array:
     """Columns (N,) or (N, k) side by side, float64."""
     return np.concatenate([np.asarray(c, np.float64).reshape(len(c), -1) for c in columns], 1)
