@@ -47,7 +47,7 @@ class Progress:
     log: Path = Path()
     found: dict[Key, Any] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)  # models whose rows are being made, or will not be
-    done: set[str] = field(default_factory=set)  # models that have their rows, or a row that says why not
+    done: dict[str, Rows] = field(default_factory=dict)  # by model: its rows, or one that says why there are none
     seconds: float = 0.0
 
     def keys(self, tracker: str) -> list[Key]:
@@ -74,7 +74,6 @@ class Board:
         peers: Collection[str] = (),
     ) -> None:
         self._keep = keep
-        self._rows: Rows = []
         main = {text: model for text, model in models.items() if text not in peers}
         every = [Progress(job, models if job.part in PEER_PARTS else main) for job in jobs]
         self._all = [one for one in every if one.models]
@@ -102,15 +101,13 @@ class Board:
         return self.rows()
 
     def rows(self) -> Rows:
-        """Those so far, with one for all that is not there."""
-        absent = [
-            row(ABSENT, one.job.name, one.models[text], f"{one.job.part}: not judged in the time given", nan,
-                wanted=NO_NAN)
+        """Those so far, with one for all that is not there; job by job, in whatever order they were done."""
+        return [
+            found
             for one in self._all
-            for text in one.models
-            if text not in one.done
-        ]  # fmt: skip
-        return self._rows + absent
+            for text, model in one.models.items()
+            for found in one.done.get(text, [missing(ABSENT, one.job, model, "not judged in the time given")])
+        ]
 
     def _next(self) -> Task:
         at = min(
@@ -157,8 +154,7 @@ class Board:
         return tasks
 
     def _judged(self, one: Progress, text: str, rows: Rows, seconds: float) -> list[Task]:
-        self._rows += rows
-        one.done.add(text)
+        one.done[text] = rows or [missing(FAILED, one.job, one.models[text], "no score has a value")]
         self._told(one)
         return []
 
@@ -167,9 +163,7 @@ class Board:
         for text in [tracker] if tracker else one.models:
             if text not in one.done:
                 one.begun.add(text)
-                one.done.add(text)
-                said = f"{one.job.part}: {why}"
-                self._rows.append(row(FAILED, one.job.name, one.models[text], said, nan, wanted=NO_NAN))
+                one.done[text] = [missing(FAILED, one.job, one.models[text], why)]
         print(f"{one.job.part} {one.job.name}: {why}", flush=True)
         self._told(one)
 
@@ -179,6 +173,11 @@ class Board:
             whole = sum(len(job.done) == len(job.models) for job in self._all)
             print(f"{whole}/{len(self._all)} {one.job.part} {one.job.name}: {one.seconds:.1f} s of work", flush=True)
         self._keep(self.rows())
+
+
+def missing(part: str, job: Job, model: Model, why: str) -> dict[str, Any]:
+    """The row of what is not there."""
+    return row(part, job.name, model, f"{job.part}: {why}", nan, wanted=NO_NAN)
 
 
 def rank_of(job: Job) -> int:
