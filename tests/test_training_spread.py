@@ -37,7 +37,7 @@ from ssrtrack.units import DEG_RAD, NM_M
 
 PLAIN = {
     "sigma_range_m": (50.0, 50.0), "sigma_azimuth_deg": (0.06, 0.06), "outlier_fraction": (0.0, 0.0), "gaussian": 1.0,
-    "biased": 0.0, "jump_fraction": 0.0, "clock_jitter_s": (0.0, 0.0), "rotation_jitter": (0.0, 0.0),
+    "biased": 0.0, "jump_fraction": (0.0, 0.0), "clock_jitter_s": (0.0, 0.0), "rotation_jitter": (0.0, 0.0),
     "probability": (0.99, 0.99), "fading_share": (0.0, 0.0),
     "suite_share": 0.0,
 }  # fmt: skip
@@ -50,7 +50,7 @@ SAMPLED = (
 
 @pytest.fixture(scope="module")
 def batch() -> Flown:
-    return SpreadFlights(ALL_RADARS, 3, 128, 60, "cpu").windows(0)
+    return SpreadFlights(replace(ALL_RADARS, suite_share=0.2), 3, 128, 60, "cpu").windows(0)
 
 
 def radars(spread: Spread, count: int = 4000) -> Any:
@@ -74,7 +74,7 @@ def test_radars_are_drawn_from_the_spread() -> None:
         # Drawn up to both ends, and not beyond them.
         span = high - low
         assert low <= float(values.min()) < low + 0.03 * span and high - 0.03 * span < float(values.max()) <= high
-    assert float(spec.noise.sigma_range_m.log().mean()) == pytest.approx(math.log(5 * 160) / 2, abs=0.05)
+    assert float(spec.noise.sigma_range_m.log().mean()) == pytest.approx(math.log(2.5 * 160) / 2, abs=0.05)
     gaussian = (spec.tails.range_dof > 1e5).double().mean()
     assert float(gaussian) == pytest.approx(s.gaussian, abs=0.03)
     assert float(spec.tails.range_dof.min()) >= s.least_dof
@@ -90,7 +90,7 @@ def test_no_radar_needs_what_the_device_does_not_do() -> None:
     variance = (spec.noise.sigma_azimuth_deg * DEG_RAD) ** 2
     worst = spec.coverage.max_range_nm * NM_M * variance / spec.noise.sigma_range_m
     assert float(worst.max()) <= DEBIAS_LIMIT * (1.0 + 1e-12)
-    assert 0.0 < float((worst > 0.999 * DEBIAS_LIMIT).double().mean()) < 0.05
+    assert 0.0 < float((worst > 0.999 * DEBIAS_LIMIT).double().mean()) < 0.1
 
 
 def test_periods_between_the_pieces_are_never_seen(batch: Flown) -> None:

@@ -56,7 +56,7 @@ class Kind:
 
 KINDS = (
     Kind(0.38, (150.0, 330.0), (30.0, 200.0), (25.0, 70.0), (20.0, 80.0), (10.0, 30.0), (90.0, 220.0)),  # terminal
-    Kind(0.10, (80.0, 150.0), (15.0, 70.0), (15.0, 45.0), (20.0, 70.0), (10.0, 30.0), (120.0, 300.0)),  # light
+    Kind(0.10, (50.0, 150.0), (15.0, 70.0), (15.0, 45.0), (20.0, 70.0), (10.0, 30.0), (120.0, 300.0)),  # light
     Kind(0.22, (220.0, 430.0), (70.0, 330.0), (50.0, 160.0), (8.0, 40.0), (5.0, 15.0), (60.0, 180.0)),  # in between
     Kind(0.30, (340.0, 530.0), (200.0, 410.0), (60.0, 190.0), (5.0, 28.0), (3.0, 10.0), (40.0, 120.0)),  # en route
 )
@@ -68,21 +68,21 @@ class Spread:
 
     period_s: pieces from which a rotation is drawn in proportion to their length; what lies between them is never
     seen, so that it can be tested on. Standard deviations are drawn evenly in their logarithm; that of azimuth is cut
-    where converted positions would be biased at the radar's reach (`not_on_device`). probability: of
-    detection, the higher ones likelier, as small shares of outliers are. gaussian: share of radars whose noise has no
-    tails; the others' degrees of freedom are least_dof or more. biased: share of radars with constant errors, of the
+    where converted positions would be biased at the radar's reach (`not_on_device`). probability: of detection, the
+    higher ones likelier, as small shares of outliers and jumps are. gaussian: share of radars whose noise has no tails;
+    the others' degrees of freedom are least_dof or more. biased: share of radars with constant errors, of the
     deviations given. suite_share: of the flights, that are those of the benchmark suite in everything, its scenarios
     alike; the other fields do not say of them.
     """
 
     period_s: tuple[Range, ...] = ((3.8, 5.6), (6.6, 9.4), (10.6, 12.6))
-    sigma_range_m: Range = (5.0, 160.0)
-    sigma_azimuth_deg: Range = (0.01, 0.18)
+    sigma_range_m: Range = (2.5, 160.0)
+    sigma_azimuth_deg: Range = (0.005, 0.18)
     probability: Range = (0.7, 0.995)
     fading_share: Range = (0.0, 0.05)
     fading_scans: Range = (1.2, 4.0)
     outlier_fraction: Range = (0.0, 0.08)
-    outlier_scale: Range = (4.0, 10.0)
+    outlier_scale: Range = (4.0, 15.0)
     gaussian: float = 0.25
     least_dof: float = 3.5
     biased: float = 0.1
@@ -91,10 +91,10 @@ class Spread:
     bias_azimuth_deg: float = 0.04
     clock_jitter_s: Range = (0.0, 0.02)
     rotation_jitter: Range = (0.0, 0.005)
-    jump_fraction: float = 0.0007
+    jump_fraction: Range = (0.0, 0.004)
     range_margin: Range = (1.05, 1.8)  # of the radar's range over the traffic's circle
     turbulence_m2ps3: Range = (0.0, 0.12)
-    suite_share: float = 0.3
+    suite_share: float = 0.6
 
 
 ALL_RADARS = Spread()
@@ -185,6 +185,7 @@ def drawn_radars(spread: Spread, radius_nm: Tensor, rng: torch.Generator, scene:
     reach = radius_nm[:, None] * between(spread.range_margin, even()) + 5.0
     best, worst = spread.probability[1], spread.probability[0]
     sigma_m = _evenly(even(), spread.sigma_range_m)
+    steady = even()  # transponders at their limits would hide a radar finer than 12 m
     coarsest_deg = torch.sqrt(DEBIAS_LIMIT * sigma_m / (reach * NM_M)) / DEG_RAD
     drawn = {
         "noise.sigma_range_m": sigma_m,
@@ -205,10 +206,10 @@ def drawn_radars(spread: Spread, radius_nm: Tensor, rng: torch.Generator, scene:
         "clock.latency_jitter_s": rarely(spread.clock_jitter_s),
         "rotation_jitter": rarely(spread.rotation_jitter),
         "rotation_period_s": _period_s(spread.period_s, even()),
-        "jumps.fraction": same(spread.jump_fraction),
+        "jumps.fraction": rarely(spread.jump_fraction),
         "transponder.sigma_m": same(25.0),
-        "transponder.mode_ac_jitter_m": same(15.0),
-        "transponder.mode_s_jitter_m": same(12.0),
+        "transponder.mode_ac_jitter_m": 15.0 * steady,
+        "transponder.mode_s_jitter_m": 12.0 * steady,
     }
     usual = RadarSpec(
         name="any", latitude_deg=PLACE_DEG[0], longitude_deg=PLACE_DEG[1], height_m=HEIGHT_M, rotation_period_s=1.0,
