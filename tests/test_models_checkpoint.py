@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,13 @@ def test_loading_leaves_the_random_numbers_alone(written: Path) -> None:
     assert torch.equal(torch.rand(1), want)
 
 
+def test_loading_does_not_import_torchs_compiler(written: Path) -> None:
+    """It takes longer than all else, and whoever runs one command waits for it."""
+    script = f"import sys\nfrom ssrtrack.models.checkpoint import load_run\nload_run({str(written)!r})\n"
+    script += "sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0
+
+
 def test_a_newer_model_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     bank = base("kf")
     (tmp_path / "notes.txt").write_text("mine")
@@ -138,6 +147,9 @@ def inner(key: str, **values: Any) -> Callable[[dict[str, Any]], None]:
         (inner("architecture", blocks=3), "are too few|are missing or unknown"),
         (inner("architecture", history=3), r"weight inward.weight is torch.float32 \(16, 42\), expected"),
         (inner("architecture", modes=2), r"weight inward.weight is torch.float32 \(16, 42\), expected"),
+        (inner("architecture", width=4096, head=4096), "are too few for 2 blocks of width 4096"),
+        (inner("architecture", block="gka", options={"head": 4096, "heads": 4096}), "are too few for a model of this"),
+        (inner("architecture", block="gru", options={"inner": 4096}), "are too few for a model of this architecture"),
         (inner("base", motions=[]), "the base filter"),
         (inner("base", jump=[[0.0]]), "the base filter cannot be built"),
         (inner("base", engine="warp"), "has engine 'warp'"),

@@ -9,6 +9,7 @@ one, never half of each. Neither file can run code when it is read.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensor_bytes
+from torch.overrides import TorchFunctionMode
 
 import ssrtrack
 from ssrtrack.errors import CheckpointError, EstimatorError
@@ -31,6 +33,9 @@ KIND, FIRST_KIND = "residual", "residual-koss"  # the latter when KOSS was the o
 NAME = "model.json"
 MAX_JSON_OCTETS = 64_000_000
 MAX_WEIGHT_OCTETS = 4_000_000_000
+# What makes tensors of any size while a model is built, and how much more of them than weights there may be in all.
+MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn}
+SLACK, LEAST_NUMBERS = 4, 1 << 22
 KEYS = {"format", "version", "software", "architecture", "base", "weights", "training", "sources", "scores"}
 
 
@@ -165,12 +170,33 @@ def _weights(folder: Path, table: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"weights {name} are no safetensors ({error})") from error
 
 
+class _Bounded(TorchFunctionMode):
+    """Numbers are made only up to a few times those that the weights have, before memory is asked for.
+
+    A damaged description may name any sizes. The device `meta` would tell them too, but takes a second to be imported.
+    """
+
+    def __init__(self, held: int) -> None:
+        super().__init__()
+        self.held, self.left = held, SLACK * held + LEAST_NUMBERS
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in MAKERS:
+            size = args[0] if args else kwargs["size"]
+            self.left -= prod(size if isinstance(size, Sequence) else (v for v in args if isinstance(v, int)))
+            if self.left < 0:
+                raise CheckpointError(f"{self.held} weights are too few for a model of this architecture")
+        return func(*args, **kwargs)
+
+
 def _model(config: ResidualConfig, weights: Mapping[str, torch.Tensor]) -> ResidualKoss:
     held = sum(value.numel() for value in weights.values())
     if held < config.blocks * config.width:  # before time is taken
         raise CheckpointError(f"{held} weights are too few for {config.blocks} blocks of width {config.width}")
-    with torch.device("meta"):  # before memory is asked for
-        expected = ResidualKoss(config).state_dict()
+    with torch.random.fork_rng(devices=[]), _Bounded(held):
+        model = ResidualKoss(config)
+    expected = model.state_dict()
     if missing := sorted(set(expected) ^ set(weights)):
         raise CheckpointError(f"weights {missing[:4]} are missing or unknown ({len(missing)} in all)")
     for name, wanted in expected.items():
@@ -181,7 +207,5 @@ def _model(config: ResidualConfig, weights: Mapping[str, torch.Tensor]) -> Resid
             )
         if not bool(torch.isfinite(value).all()):
             raise CheckpointError(f"weight {name} is not finite")
-    with torch.random.fork_rng(devices=[]):
-        model = ResidualKoss(config)
     model.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()}, assign=True)
     return model
