@@ -5,8 +5,7 @@ iterations, where torch's batched products would fetch every H of all sequences 
 and all in one precision, float32 or float64.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +13,11 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ssrtrack.kernels.gka_form import EMPTY, GkaForm, relaxations, shortest_step
+from ssrtrack.kernels.sharing import shared_out
 
 Array = NDArray[Any]
 # Sums may be reordered and products fused; infinities and NaN keep their meaning.
 FAST = {"reassoc", "contract"}
-LEAST = 64  # sequences, or heads of them, worth a thread of their own
 
 
 class Stepped(NamedTuple):
@@ -48,17 +47,6 @@ def step(
 
     shared_out(work, len(q), threads)
     return found
-
-
-def shared_out(work: Callable[[int, int], None], count: int, threads: int) -> None:
-    """work(begin, end) of parts of 0 … count, each in a thread of its own, at most `threads`."""
-    parts = max(1, min(threads, count // LEAST))
-    if parts == 1:
-        work(0, count)
-        return
-    ends = [count * part // parts for part in range(parts + 1)]
-    with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(work, ends[:-1], ends[1:]))
 
 
 def _as(dtype: Any, *numbers: float) -> Sequence[Any]:

@@ -14,7 +14,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from ssrtrack.kernels.gka_form import EMPTY, GkaForm, relaxations, shortest_step
-from ssrtrack.kernels.gka_numba import FAST, shared_out
+from ssrtrack.kernels.gka_numba import FAST
+from ssrtrack.kernels.sharing import shared_out
 
 Array = NDArray[Any]
 TOGETHER = 8  # rows of H that are summed at once

@@ -14,7 +14,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from ssrtrack.kernels.gka_numba import shared_out
 from ssrtrack.kernels.koss_rows_weights import TAPS, Network, memory_size
 from ssrtrack.kernels.lanes_numba import (
     LANES,
@@ -33,6 +32,7 @@ from ssrtrack.kernels.lanes_numba import (
     total,
     wide,
 )
+from ssrtrack.kernels.sharing import shared_out
 
 Array = NDArray[Any]
 TILE = 6 * ROWS  # sequences whose numbers a core keeps in its cache at a time
