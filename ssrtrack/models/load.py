@@ -6,6 +6,7 @@ before files and folders, so that they mean the same wherever they are written; 
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,8 @@ def load_tracker(text: str, *, folder: str | Path = ".", **defaults: Any) -> Est
         text: one of `tracker_names` goes before a file or folder of that name; ./NAME is the latter.
         folder: where relative paths begin.
         defaults: parameters that hold where neither text nor file gives them. A name's own defaults yield to them, also
-            tuned ones; but a name with a gate keeps Gaussian noise. They mean nothing to a learned tracker.
+            tuned ones; but a name with a gate keeps Gaussian noise. To a learned tracker only a heavy tail means
+            anything, and only one that is heavier than its base filter's (`_with_tail`).
 
     Raises:
         EstimatorError: unknown name or parameter, or no such file, or it is damaged.
@@ -77,8 +79,7 @@ def load_tracker(text: str, *, folder: str | Path = ".", **defaults: Any) -> Est
         raise EstimatorError(f"tracker {text!r}: a learned tracker takes no parameters; give it alone")
     from ssrtrack.models.checkpoint import load_run
 
-    estimator: Estimator = load_run(path)
-    return estimator
+    return _with_tail(load_run(path), defaults)
 
 
 def sources_of_tracker(text: str, *, folder: str | Path = ".") -> Sources:
@@ -114,6 +115,20 @@ def digest_of_tracker(text: str, *, folder: str | Path = ".") -> str:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
         raise EstimatorError(f"{file}: cannot be read ({error.strerror or error})") from error
+
+
+def _with_tail(tracker: Any, measured: dict[str, Any]) -> Estimator:
+    """A learned tracker whose base allows for the outliers that were measured, if more and larger than those it knows.
+
+    The network was trained above its base's tail, and corrects what that does to usual outliers better than a base
+    told of fewer or smaller ones would; a radar with many more and larger ones it never saw.
+    """
+    own, names = tracker.bank.options, ("tail_weight", "tail_scale")
+    if own.gate is None and all(measured.get(name, 0.0) > getattr(own, name) for name in names):
+        options = replace(own, **{name: measured[name] for name in names})
+        tracker = replace(tracker, bank=replace(tracker.bank, options=options))
+    estimator: Estimator = tracker
+    return estimator
 
 
 def _name(text: str) -> str:

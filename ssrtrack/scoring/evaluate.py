@@ -47,7 +47,8 @@ def evaluate(
         trackers: names of `ESTIMATORS`, with parameters if wanted ("imm:gate=0.9999"), or of learned trackers that come
             with the package ("koss"), files of tuned parameters, folders of learned trackers (see
             `ssrtrack.models.load.load_tracker`), or estimators by name. Ratios refer to the first. Classical names get
-            the heavy tail that was measured, where the measured noise is used, unless their text sets it.
+            the heavy tail that was measured, where the measured noise is used, unless their text sets it; learned
+            trackers get it where it is heavier than their base filter's own.
         identity: what makes plots one flight: "truth", "address", or "auto" (truth if the logs have it).
         warmup_plots: plots at the start of each flight that are tracked but not scored.
         examples: flights drawn in the report.
