@@ -27,6 +27,7 @@ from ssrtrack.kernels.lanes_numba import (
     silu,
     softplus,
     splat,
+    spread,
     store,
     store_some,
     total,
@@ -140,32 +141,40 @@ def _convolved(given: Any, tile: Any, first: Any, rows: Any, sizes: Any, places:
 
 @njit(nogil=True)
 def _predicted(given: Any, tile: Any, low: Any, first: Any, rows: Any, sizes: Any, places: Any, w: Any) -> None:
-    """p = e^{ΔA} h to the rows after, and what φ sees of e = x − Σ c p and Σ c p; c takes its logits' place."""
+    """p = e^{ΔA} h to the rows after, and what φ sees of e = x − Σ c p and Σ c p; c takes its logits' place.
+
+    Three short loops, for what one register waits for others compute: as many of them as a core looks ahead.
+    """
     D, W, C, seen, side = sizes.width, sizes.wide, sizes.channels, sizes.seen, tile.side
     one = splat(np.float32(1.0))
     for r in range(rows):
-        state, rank = first + r * given.stride, r * sizes.side + W
+        state, rank, own = first + r * given.stride, r * sizes.side + W, r * W
         c = rank + sizes.read
         for n in range(0, sizes.states, LANES):
             store(side, c + n, sigmoid(load(side, c + n)))
-        elapsed = splat(given.gap[low + r])
+        elapsed = spread(given.gap, low + r)
+        for i in range(0, D, LANES):
+            steps = load(w, places.step_bias + i)
+            for j in range(sizes.rank):
+                steps = steps + spread(side, rank + j) * load(w, places.step + j * W + i)
+            store(tile.z, own + i, softplus(steps) * elapsed)
+        for i in range(0, D, LANES):
+            delta, prediction = load(tile.z, own + i), splat(np.float32(0.0))
+            for n in range(sizes.states):
+                at = state + n * D + i
+                p = exp(delta * load(w, places.rate + n * W + i)) * load_some(given.before, at, D - i)
+                store_some(given.after, at, p, D - i)
+                prediction = prediction + spread(side, c + n) * p
+            store(tile.z, own + i, prediction)
         for g in range(sizes.groups):
             place = (r * sizes.groups + g) * seen
-            for i in range(g * C, min(g * C + C, D), LANES):
-                steps = load(w, places.step_bias + i)
-                for j in range(sizes.rank):
-                    steps = steps + splat(side[rank + j]) * load(w, places.step + j * W + i)
-                delta, prediction = softplus(steps) * elapsed, splat(np.float32(0.0))
-                for n in range(sizes.states):
-                    decay, at = exp(delta * load(w, places.rate + n * W + i)), state + n * D + i
-                    p = decay * load_some(given.before, at, D - i)
-                    store_some(given.after, at, p, D - i)
-                    prediction = prediction + splat(side[c + n]) * p
-                e = load(tile.x, r * W + i) - prediction
+            for i in range(0, min(C, D - g * C), LANES):
+                prediction = load(tile.z, own + g * C + i)
+                e = load(tile.x, own + g * C + i) - prediction
                 square = e * e
-                store(tile.gate, place + i - g * C, square / (one + square))
+                store(tile.gate, place + i, square / (one + square))
                 if seen > C:
-                    store(tile.gate, place + C + i - g * C, prediction)
+                    store(tile.gate, place + C + i, prediction)
 
 
 @njit(nogil=True)
@@ -183,19 +192,22 @@ def _corrected(given: Any, tile: Any, low: Any, first: Any, rows: Any, sizes: An
     """h = p + K (x − c p), and (Σ c h + skip x) SiLU(gate) in the place of x."""
     D, W, after, side = sizes.width, sizes.wide, given.after, tile.side
     for r in range(rows):
-        state, late, own = first + r * given.stride, splat(given.late[low + r]), r * sizes.side
+        state, late, own = first + r * given.stride, spread(given.late, low + r), r * sizes.side
+        c = own + W + sizes.read
         for i in range(0, D, LANES):
-            x = load(tile.x, r * W + i)
-            bias = load(side, own + i) + late * load(w, places.gain_gap + i)
-            K = sigmoid(load(tile.z, r * W + i) + bias)
+            bias, gate = load(side, own + i) + late * load(w, places.gain_gap + i), r * 2 * W + W + i
+            store(tile.z, r * W + i, sigmoid(load(tile.z, r * W + i) + bias))
+            store(tile.both, gate, silu(load(tile.both, gate)))
+        for i in range(0, D, LANES):
+            x, K = load(tile.x, r * W + i), load(tile.z, r * W + i)
             y = load(w, places.skip + i) * x
             for n in range(sizes.states):
-                c, at = splat(side[own + W + sizes.read + n]), state + n * D + i
+                at = state + n * D + i
                 p = load_some(after, at, D - i)
-                h = p + K * (x - c * p)
+                h = p + K * (x - spread(side, c + n) * p)
                 store_some(after, at, h, D - i)
-                y = y + c * h
-            store(tile.x, r * W + i, y * silu(load(tile.both, r * 2 * W + W + i)))
+                y = y + spread(side, c + n) * h
+            store(tile.x, r * W + i, y * load(tile.both, r * 2 * W + W + i))
 
 
 @njit(nogil=True)

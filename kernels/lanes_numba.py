@@ -194,6 +194,16 @@ def splat(typing: Any, number: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def spread(typing: Any, array: Any, index: Any) -> Any:
+    """Number `index` of an array in all lanes."""
+
+    def generate(context: Any, builder: Any, kind: Any, given: Any) -> Any:
+        return _splat(builder, builder.load(_place(context, builder, kind.args[0], given[0], given[1])))
+
+    return REGISTER(array, types.intp), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def total(typing: Any, value: Any) -> Any:
     """The sum of all lanes, a number."""
 

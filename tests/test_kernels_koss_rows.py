@@ -27,7 +27,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "shipped": {"width": 128, "head": 64, "states": 4, "options": {"see_prediction": True}},
     "the paper's gain": {"width": 64, "head": 32, "states": 4},
     "small heads": {"width": 24, "head": 6, "states": 3, "options": {"see_prediction": True}},
-    "an odd width": {"width": 37, "head": 37, "states": 1, "rank": 1},
+    "an odd width": {"width": 37, "head": 37, "states": 1, "rank": 1, "options": {"see_prediction": True}},
     "many states": {"width": 32, "head": 16, "states": 19, "rank": 18, "options": {"see_prediction": True}},
     "no linear gain": {"width": 40, "head": 20, "options": {"input_gain": False}},
     "narrower than a register": {"width": 3, "head": 1, "states": 2, "history": 0, "options": {"see_prediction": True}},
@@ -125,9 +125,10 @@ def test_a_step_in_rows_is_torchs(name: str) -> None:
             assert np.isnan(rows[1, :, size:]).all()
 
 
-def test_a_sequence_is_alone() -> None:
+@pytest.mark.parametrize("name", ["small heads", "an odd width"])
+def test_a_sequence_is_alone(name: str) -> None:
     """What one is told, though it be no number, changes none of the others; nor does how many there are."""
-    model = stirred(**SHAPES["small heads"])
+    model = stirred(**SHAPES[name])
     network_, rng = Packed.of(model).network, np.random.default_rng(2)
     size, count = memory_size(network_.sizes), 2 * koss_rows_numba.TILE + 5
     told = rng.normal(size=(count, model.inward.in_features)).astype(np.float32)
