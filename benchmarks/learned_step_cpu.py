@@ -79,7 +79,7 @@ def told(estimator: LearnedEstimator, way: str) -> None:
     packed = Packed.of(estimator.model)
     if packed.network is None:
         raise EstimatorError("there is no compiled step of this model: nothing to compare")
-    object.__setattr__(estimator, "_packed", packed if way == "compiled" else replace(packed, network=None))
+    object.__setattr__(estimator, "_packed", packed if way == "compiled" else replace(packed, network=None, head=None))
 
 
 def walked(estimator: LearnedEstimator, z: Measurements, seconds: Seconds) -> list[np.ndarray[Any, Any]]:

@@ -8,6 +8,7 @@ import torch
 
 from ssrtrack.filters.run import run
 from ssrtrack.kernels import koss_rows_numba
+from ssrtrack.kernels.head_numba import head_numbers, packed_head
 from ssrtrack.models.koss_packed import Packed, compiles
 from ssrtrack.models.learned import LearnedEstimator
 from ssrtrack.models.learned_rows import gained
@@ -85,6 +86,30 @@ def test_the_shipped_koss_is_compiled() -> None:
     estimator = load_tracker("koss")
     assert isinstance(estimator, LearnedEstimator) and compiles(estimator.model)
     assert stepped(estimator, flights=70) < 1e-3
+
+
+@pytest.mark.parametrize("config", [{}, {"hidden": 5, "width": 24}, {"block": "gka"}])
+@pytest.mark.parametrize("count", [0, 1, 700])
+def test_the_head_of_predictions_is_torchs(config: dict[str, Any], count: int) -> None:
+    model, rng = network(base("imm"), **config), np.random.default_rng(6)
+    y, aside = rng.normal(size=(count, model.config.width)).astype(np.float32), rng.normal(size=(count, 9))
+    with torch.no_grad():
+        wanted = model.ahead_numbers(torch.from_numpy(np.concatenate([y, aside], 1)).float()).numpy()
+    np.testing.assert_allclose(Packed.of(model).ahead_numbers(y, aside), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_that_does_not_fit_is_refused() -> None:
+    w, b = np.zeros((7, 5), np.float32), np.zeros(5, np.float32)
+    with pytest.raises(ValueError, match=r"expected \(K, hidden\)"):
+        packed_head(w, b, w, b)
+    head = packed_head(w, b, w.T, np.zeros(7, np.float32))
+    for x in (np.zeros((3, 6), np.float32), np.zeros((3, 7)), np.zeros((7, 3), np.float32).T):
+        with pytest.raises(ValueError, match=r"expected contiguous float32 \(N, 7\)"):
+            head_numbers(head, x, threads=1)
+
+
+def test_a_model_of_another_precision_predicts_by_torch() -> None:
+    assert Packed.of(network(base("imm")).double()).head is None
 
 
 def test_the_filtered_correction_of_its_heads_numbers() -> None:

@@ -1,8 +1,10 @@
-"""A residual model of KOSS blocks as the compiled step for many tracks takes it: `ssrtrack.kernels.koss_rows_numba`.
+"""A residual model as what is compiled for many tracks takes it: the step of its blocks, and its head of predictions.
 
-It knows blocks with the operator `discrete`, segments of one step, an innovation that the gain sees and no derivative,
-with or without the prediction seen and the linear part of the gain, of any size, in float32 on a CPU. Every other model
-is stepped by torch.
+The step (`ssrtrack.kernels.koss_rows_numba`) knows KOSS blocks with the operator `discrete`, segments of one step, an
+innovation that the gain sees and no derivative, with or without the prediction seen and the linear part of the gain, of
+any size; every other model is stepped by torch. The head (`ssrtrack.kernels.head_numba`) is that of every model. Both
+compute in float32 on a CPU and use nothing of torch, whose threads go on waiting for work for a while after a call, on
+the cores that are needed next.
 """
 
 from dataclasses import dataclass
@@ -23,9 +25,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """A model's weights in the compiled step's order, as they were when they were read. network: None: no such step."""
+    """A model's weights in the order of what is compiled, as they were when they were read.
+
+    network: None where there is no compiled step. head: None where not even its head is computed on a CPU in float32.
+    """
 
     network: Any
+    head: Any
     nominal_gap_s: float
     timed: bool
     weights: tuple[torch.Tensor, ...]
@@ -36,7 +42,8 @@ class Packed:
         """A model as it is now."""
         weights, config = tuple(model.parameters()), model.config
         network = _network(model) if compiles(model) else None
-        return Packed(network, config.nominal_gap_s, config.timed, weights, _versions(weights))
+        head = _head(model) if _plain(model) else None
+        return Packed(network, head, config.nominal_gap_s, config.timed, weights, _versions(weights))
 
     def fits(self) -> bool:
         """Whether the weights are those that were read; who writes to them around autograd is not noticed."""
@@ -44,8 +51,6 @@ class Packed:
 
     def step(self, numbers: Array, since_s: Array, memory: Array) -> tuple[Array, Array, Array]:
         """A plot for each of N tracks: the network's output (N, D), what its filter head says of it, and memory (N, M).
-
-        Nothing of torch is used: its threads go on waiting for work for a while after a call, on the cores needed here.
 
         Args:
             numbers: (N, F or more) float32, the features first. since_s: (N,) since the plot before. memory: (N, M).
@@ -59,11 +64,21 @@ class Packed:
         threads = torch.get_num_threads()
         return *koss_rows_numba.step(self.network, numbers, gap, late, before, after, threads=threads), after
 
+    def ahead_numbers(self, output: Array, aside: Array) -> Array:
+        """Numbers (N, 14) of a prediction, as `ResidualKoss.ahead_numbers`, of y (N, D) and what is seen beside it."""
+        from ssrtrack.kernels.head_numba import head_numbers
+
+        told = np.concatenate([output, aside], 1, dtype=np.float32, casting="same_kind")
+        return head_numbers(self.head, told, threads=torch.get_num_threads())
+
 
 def compiles(model: ResidualKoss) -> bool:
     """Whether there is a compiled step of a model."""
-    plain = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
-    return plain and all(isinstance(block, KossBlock) and _known(block) for block in model.blocks)
+    return _plain(model) and all(isinstance(block, KossBlock) and _known(block) for block in model.blocks)
+
+
+def _plain(model: ResidualKoss) -> bool:
+    return all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
 
 
 def _known(block: KossBlock) -> bool:
@@ -78,6 +93,12 @@ def _network(model: ResidualKoss) -> Any:
     norm, head = model.norm, model.filter_head
     ends = Ends(*_linear(model.inward), _numbers(norm.weight), _eps(norm), *_linear(head))
     return packed([_block(block) for block in model.blocks if isinstance(block, KossBlock)], ends)
+
+
+def _head(model: ResidualKoss) -> Any:
+    from ssrtrack.kernels.head_numba import packed_head
+
+    return packed_head(*_linear(model.ahead_inward), *_linear(model.ahead_head))
 
 
 def _block(block: KossBlock) -> Any:

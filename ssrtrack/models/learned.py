@@ -135,9 +135,7 @@ class LearnedEstimator:
             return found[:, :4], found[:, 4:].reshape(-1, 4, 4)
         aside = np.empty((len(now), ASIDE + 4))
         self._programs.ahead([state.base_rows, now, raw, since_s], aside)
-        with torch.inference_mode():
-            told = torch.cat([self._tensor(state.output), self._tensor(aside[:, :ASIDE]).float()], -1)
-            head = self.model.ahead_numbers(told).cpu().numpy()
+        head = self._ahead_numbers(state.output, aside[:, :ASIDE])
         self._programs.later([now, raw, since_s, table(head), table(aside[:, ASIDE:])], found)
         return found[:, :4], found[:, 4:].reshape(-1, 4, 4)
 
@@ -221,6 +219,16 @@ class LearnedEstimator:
             y, after = self._stepped(given[:, :F], self._tensor(state.since_s).float(), state)
             raw = self.model.read_out(y, given[:, F:])
             return y.cpu().numpy(), raw.cpu().numpy(), after.cpu().numpy()
+
+    def _ahead_numbers(self, output: Array, aside: Array) -> Array:
+        """What is learned of a prediction, (N, 14)."""
+        packed_ = self._packed_now()
+        if packed_.head is not None:
+            return packed_.ahead_numbers(output, aside)
+        with torch.inference_mode():
+            told = torch.cat([self._tensor(output), self._tensor(aside).float()], -1)
+            head: Array = self.model.ahead_numbers(told).cpu().numpy()
+            return head
 
     def _packed_now(self) -> Packed:
         """The weights for the compiled step, read again where they have been changed."""
