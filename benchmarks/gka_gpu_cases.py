@@ -12,6 +12,7 @@ Tensor = torch.Tensor
 RIDGE = 0.02
 DECAY = 0.05  # −log γ is uniform from 0 to it
 CHUNK = 64  # steps, the kernels' in bfloat16
+SMALL = 64  # numbers of a key up to which the way back adds up shares of states
 WIDE, FINE = 2, 4  # bytes of bfloat16 and float16, of float32
 DIRECTIONS = ("forward", "forward+backward")
 
@@ -107,12 +108,16 @@ def costs(case: Case) -> dict[str, dict[str, Cost]]:
             "states": walk,
             "solve": Cost(iterations + norm + readout, 4 * row + states + 2 * FINE),
         },
-        # adjoint: ∂L/∂q̃ (one product with U0, two inside the chunk) and d·(H0 x). states_back: what a chunk adds to
-        # ∂L/∂H0 (three products) and ∂L/∂U0, and it reads H0 again.
+        # adjoint: ∂L/∂q̃ (one product with U0, two inside the chunk) and d·(H0 x). states_back, or shares: what a
+        # chunk adds to ∂L/∂H0 (three products) and ∂L/∂U0, and it reads H0 again; sums: those added up in place.
         "backward": {
             "states": walk,
             "adjoint": Cost(iterations + readout + state, 7 * row + states + 8 * FINE),
-            "states_back": Cost(4 * state, 5 * row + 1.5 * states + 5 * FINE),
+            **(
+                {"shares": Cost(4 * state, 5 * row + 1.5 * states + 5 * FINE), "sums": Cost(0.0, 2 * states)}
+                if D <= SMALL
+                else {"states_back": Cost(4 * state, 5 * row + 1.5 * states + 5 * FINE)}
+            ),
             "keys": Cost(2 * state + 6 * cross + 2 * inner, 4 * row + states + 6 * FINE),
             "values": Cost(2 * state + 4 * cross + inner, 8 * row + states + 5 * FINE),
         },

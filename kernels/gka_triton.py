@@ -1,9 +1,9 @@
 """Gated KalmaNet on a GPU: what `gka` asks of a backend, put together from the Triton kernels.
 
 Forward: `gka_states` walks through the chunks, `gka_solve` does the rest for all chunks at once. Backward: the states
-again, the adjoint equations (`gka_solve_backward`), the walk back (`gka_states_backward`), and what keys, values and
-decays get (`gka_gradient`). Time goes in spans of chunks, one after another, so that the states of a span's chunks take
-little beside inputs and gradients; the states between spans are kept for the backward.
+again, the adjoint equations (`gka_solve_backward`), the walk back (`gka_states_backward`, or by `gka_shares_backward`),
+and what keys, values and decays get (`gka_gradient`). Time goes in spans of chunks, one after another, so that the
+states of a span's chunks take little beside inputs and gradients; the states between spans are kept for the backward.
 """
 
 from collections.abc import Iterator
@@ -17,6 +17,7 @@ from ssrtrack.kernels.gka_form import GkaForm, GkaGradients, GkaInputs, State, s
 from ssrtrack.kernels.gka_gates import gates_kernel
 from ssrtrack.kernels.gka_gradient import keys_kernel, values_kernel
 from ssrtrack.kernels.gka_launch import ALIGNED, Launcher
+from ssrtrack.kernels.gka_shares_backward import shares_kernel, sums_kernel
 from ssrtrack.kernels.gka_solve import solve_kernel
 from ssrtrack.kernels.gka_solve_backward import adjoint_kernel
 from ssrtrack.kernels.gka_states import states_kernel
@@ -29,6 +30,7 @@ WIDEST = 128  # numbers of a key
 # no index lies outside its tensor.
 NARROWEST = 64
 BLOCK = 128  # of the values' columns that a chunk-wise program has at a time
+ADDED = 512  # numbers of a state that a program adds up from chunk to chunk
 SHARE = 0.25  # of inputs, outputs, their gradients and x: what the states of a span's chunks may take, both ways
 SHARE_ALONE = 0.5  # of inputs and outputs: the same of a forward pass that keeps nothing
 ROUGH = 1.0 / 512.0  # ridge from which x, up to 1/ridge times as large as q, has room in float16
@@ -44,10 +46,14 @@ class Tiling(NamedTuple):
     adjoint: tuple[int, int] = (4, 1)
     columns_back: int = 32
     states_back: tuple[int, int] = (8, 3)
+    columns_shares: int = 64
+    shares: tuple[int, int] = (4, 1)
     keys: tuple[int, int] = (4, 1)
     values: tuple[int, int] = (4, 1)
 
 
+# Where states are small the walk forward is shared by twice as many programs.
+SMALL = Tiling(columns=32)
 # What four warps' registers do not hold.
 WIDE = Tiling(columns_back=64, values=(8, 1))
 # float32 takes three products of twice as wide numbers for each.
@@ -86,7 +92,13 @@ class Plan(NamedTuple):
     def tiling(self) -> Tiling:
         if self.fine != torch.float16:
             return SINGLE
-        return WIDE if self.DP > 64 else Tiling()
+        small = self.DP <= 64 and self.table is None
+        return SMALL if small else WIDE if self.DP > 64 else Tiling()
+
+    @property
+    def by_shares(self) -> bool:
+        """Whether the walk back adds shares up: of wider states they would be more than a cache holds."""
+        return self.DP <= 64 and self.table is None and (self.fine == torch.float16 or _interpreted())
 
     def spans(self, span: int) -> Iterator[tuple[int, int]]:
         """First chunk and number of chunks."""
@@ -146,10 +158,11 @@ def backward(
     drift = torch.empty(H0.shape[:2], dtype=torch.float32, device=k.device)
     last, ends, indices = _ends(plan, k), _ends(plan, k), _indices(inputs, plan)
     state, columns = _ends_gradient(gH, gU, last), _columns(plan, tiling.columns_back)
+    wide = _columns(plan, tiling.columns_shares)
     shape = (plan.heads, plan.D, plan.V)
     scale, of_q, of_k, of_v, of_go = float(form.scale), *(_strides(plan, part) for part in (q, k, v, go))
     starts = [_start(inputs), *zip(*between, strict=True)]
-    known = _known(plan, mixes) | {"BN": columns}
+    known = _known(plan, mixes) | {"BN": columns, "BE": min(ADDED, plan.DP * min(plan.DP, plan.VP))}
     for (begin, count), start in reversed(list(zip(plan.spans(plan.span), starts, strict=True))):
         sizes, grid = (q.shape[1], begin, count), _grid(plan, count)
         _walk(inputs, plan, tiling, launch, log_z, (begin, count), start, before, last)
@@ -158,11 +171,22 @@ def backward(
             (q, k, v, log_z, alpha, x, size, F, go, H0, U0, gq, adjoint, g_alpha, w, b, reach, drift, *indices),
             (*sizes, *shape, *_schedule(form), scale, *of_q, *of_k, *of_v, *of_go), known, tiling.adjoint,
         )  # fmt: skip
-        launch(
-            states_back_kernel, ((plan.DP + plan.VP) // columns, plan.sequences * plan.heads),
-            (q, k, log_z, alpha, x, size, go, adjoint, drift, b, H0, *(state or ends), dH, dU, *ends, *indices[:2]),
-            (*sizes, int(state is not None), *shape, scale, *of_q, *of_k, *of_go), known, tiling.states_back,
-        )  # fmt: skip
+        if plan.by_shares:
+            launch(
+                shares_kernel, (count * ((plan.DP + plan.VP) // wide), grid[1]),
+                (q, k, log_z, alpha, x, size, go, adjoint, drift, b, H0, dH, dU),
+                (*sizes, *shape, scale, *of_q, *of_k, *of_go), known | {"BN": wide}, tiling.shares,
+            )  # fmt: skip
+            launch(
+                sums_kernel, (plan.DP * (plan.DP + plan.VP) // known["BE"], grid[1]),
+                (log_z, *(state or ends), dH, dU, *ends), (*sizes, int(state is not None), *shape), known, (4, 1),
+            )  # fmt: skip
+        else:
+            launch(
+                states_back_kernel, ((plan.DP + plan.VP) // columns, plan.sequences * plan.heads),
+                (q, k, log_z, alpha, x, size, go, adjoint, drift, b, H0, *(state or ends), dH, dU, *ends, *indices[:2]),
+                (*sizes, int(state is not None), *shape, scale, *of_q, *of_k, *of_go), known, tiling.states_back,
+            )  # fmt: skip
         launch(
             keys_kernel, grid, (k, log_z, x, size, adjoint, w, b, reach, H0, dH, gk, g_decay, *indices),
             (*sizes, plan.heads, plan.D, *of_k), known, tiling.keys,

@@ -118,8 +118,8 @@ def test_floors_are_the_kernels_larger_of_products_and_bytes() -> None:
 def test_every_kernel_has_its_floor() -> None:
     kernels = pytest.importorskip("ssrtrack.kernels.gka_triton")
     named = {name.removesuffix("_kernel") for name in vars(kernels) if name.endswith("_kernel")}
-    table = gka_gpu_cases.costs(SMALL)
-    assert named and named <= {*table["forward"], *table["backward"]}
+    tables = [gka_gpu_cases.costs(replace(SMALL, width=width)) for width in (64, 128)]
+    assert named and named == {kernel for table in tables for part in table.values() for kernel in part}
 
 
 def test_targets_and_ratios_are_of_the_right_rows() -> None:
