@@ -27,7 +27,7 @@ that any number of models may follow.
 The work is cut into pieces (a setting x a model x a slice of flights or an axis of degradation) for --workers
 processes of one thread each, by default as many as there are cores; the rows do not depend on how many there are. With
 --seconds nothing is begun or waited for after so long, and what is missing then is a row "absent" for each setting and
-model, of which no line is met. The table is written anew every ten seconds, so that it is there if the run is ended.
+model, of which no line is met. The table is written anew as it grows, so that it is there if the run is ended.
 """
 
 import argparse
@@ -60,7 +60,7 @@ ORDER = (
     ABSENT, FAILED,
 )  # fmt: skip
 ALIKE = {name: one.suite for name, one in TRANSFER.items() if one.alike}
-KEEP_S = 10.0  # between two writings of the table
+KEEP_SHARE = 0.1  # of the time at most that goes into writing the table anew
 
 
 def judge(asked: argparse.Namespace, models: Mapping[str, Model], folder: str, keep: Callable[[Rows], None]) -> Rows:
@@ -142,14 +142,16 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 
 def kept(asked: argparse.Namespace, make: Callable[[Rows], list[dict[str, str]]]) -> Callable[[Rows], None]:
-    """Writes the table of the rows so far, now and then."""
-    last = -inf
+    """Writes the table of the rows so far, unless the last writing took too much of the time since."""
+    last, took = -inf, 0.0
 
     def keep(rows: Rows) -> None:
-        nonlocal last
-        if rows and time.perf_counter() - last > KEEP_S:
+        nonlocal last, took
+        begin = time.perf_counter()
+        if rows and (begin - last) * KEEP_SHARE >= took:
             write_csv(asked.output, make(rows), told=False)
             last = time.perf_counter()
+            took = last - begin
 
     return keep
 
