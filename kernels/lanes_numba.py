@@ -241,10 +241,10 @@ def _exp(builder: Any, x: Any) -> Any:
     kept = b.select(b.fcmp_ordered(">", kept, _constant(LARGEST)), _constant(LARGEST), kept)
     n = _call(b, "rint", b.fmul(kept, _constant(1.0 / log(2.0))))
     # The first part of log 2 has trailing zero bits, so n times it is exact.
-    r = _call(b, "fma", n, _constant(2.12194440e-4), _call(b, "fma", n, _constant(-0.693359375), kept))
+    r = _call(b, "fmuladd", n, _constant(2.12194440e-4), _call(b, "fmuladd", n, _constant(-0.693359375), kept))
     out = _constant(1.0 / factorial(7))
     for k in range(6, -1, -1):
-        out = _call(b, "fma", out, r, _constant(1.0 / factorial(k)))
+        out = _call(b, "fmuladd", out, r, _constant(1.0 / factorial(k)))
     power = b.shl(b.add(b.fptosi(n, WORDS), ir.Constant(WORDS, [127] * LANES)), ir.Constant(WORDS, [23] * LANES))
     made = b.fmul(out, b.bitcast(power, VECTOR))
     return b.select(b.fcmp_ordered("<", x, _constant(LOWEST)), _constant(0.0), made)
@@ -282,8 +282,8 @@ def softplus(typing: Any, value: Any) -> Any:
         square = b.fmul(s, s)
         series = _constant(1.0 / 15)
         for k in range(13, 0, -2):
-            series = _call(b, "fma", series, square, _constant(1.0 / k))
-        return _call(b, "fma", b.fadd(s, s), series, _at_least(b, x, 0.0))
+            series = _call(b, "fmuladd", series, square, _constant(1.0 / k))
+        return _call(b, "fmuladd", b.fadd(s, s), series, _at_least(b, x, 0.0))
 
     return REGISTER(REGISTER), generate
 
@@ -324,7 +324,7 @@ def _tile(finish: str) -> Callable[..., None]:
             news = []
             for row, own in zip(rows, sums, strict=True):
                 number = _splat(b, b.load(b.gep(row, [k])))
-                news.append([_call(b, "fma", number, v, s) for v, s in zip(weights, own, strict=True)])
+                news.append([_call(b, "fmuladd", number, v, s) for v, s in zip(weights, own, strict=True)])
             following = b.add(k, INDEX(1))
             for value, begin, end in [
                 (k, INDEX(0), following),
