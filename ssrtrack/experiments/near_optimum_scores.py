@@ -17,6 +17,7 @@ from ssrtrack.filters.estimators import make_estimator
 from ssrtrack.filters.history import TrackHistory
 from ssrtrack.filters.measurement import SIGMA_HEIGHT_M, Measurements, make_measurements, tracking_frame
 from ssrtrack.filters.run import run
+from ssrtrack.models.load import load_tracker
 from ssrtrack.scoring.accuracy import accuracy_values
 from ssrtrack.simulators.scenario import radars, simulate
 from ssrtrack.simulators.schema import Scenario
@@ -26,6 +27,7 @@ from ssrtrack.tracking.truth import TrueStates, TruthWindow
 Array = NDArray[Any]
 WARMUP_PLOTS = 8  # as in `evaluate`
 IMMS = ("imm", "imm-gated")
+PARTICLES = "near-optimal reference"
 SCORES = (
     "position_rmse_m", "velocity_rmse_mps", "velocity_rmse_onset_mps", "position_rmse_straight_m",
     "predicted_position_rmse_m",
@@ -145,22 +147,26 @@ def ratio(ours: Scored, theirs: Scored, score: str, seed: int, draws: int = 2000
 
 
 def table(
-    scenario: Scenario, simulated_seed: int, *, count: int, particles: Sequence[int], hours: float = 1.0, seed: int = 1,
-    device: str = "cpu", edge: bool = True, cells: int = CELLS,
+    scenario: Scenario, simulated_seed: int, *, count: int, particles: Sequence[int], trackers: Sequence[str] = (),
+    hours: float = 1.0, seed: int = 1, device: str = "cpu", edge: bool = True, cells: int = CELLS,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """A row for each number of particles: ratios to the IMM that is better on these flights, and honesty.
+    """A row for each number of particles and each tracker, as `--tracker` has it, on the same flights.
+
+    In it ratios to the IMM that is better on these flights, and honesty.
 
     Raises:
-        EstimatorError: a scenario that the reference does not know, or too few flights.
+        EstimatorError: a scenario that the reference does not know, too few flights, or no such tracker.
     """
     of = suite_flights(scenario, simulated_seed, count, hours=hours)
     imms = imm_scores(of)
-    for number in particles:
-        ours = reference_scores(scenario, of, number, seed, device=device, edge=edge, cells=cells)
-        row: dict[str, Any] = {
-            "scenario": scenario.name, "flights": count, "updates": int(of.counted.sum()), "particles": number,
-            "edge_known": edge,
-        }  # fmt: skip
+    every: list[int | str] = [*particles, *trackers]
+    for who in every:
+        if isinstance(who, int):
+            ours = reference_scores(scenario, of, who, seed, device=device, edge=edge, cells=cells)
+            about: dict[str, Any] = {"who": PARTICLES, "particles": who, "edge_known": edge}
+        else:
+            ours, about = scored(run(load_tracker(who), of.z), of), {"who": who, "particles": "", "edge_known": ""}
+        row = {"scenario": scenario.name, "flights": count, "updates": int(of.counted.sum())} | about
         for score in SCORES:
             best = min(IMMS, key=lambda name: imms[name].rmse(score))
             found = ratio(ours, imms[best], score, seed)
