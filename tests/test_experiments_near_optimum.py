@@ -283,9 +283,9 @@ def test_a_flight_with_misses_and_a_long_silence_goes_on() -> None:
 
 def test_trackers_beside_it_are_scored_on_the_same_flights() -> None:
     """Of the IMMs, asked for as trackers, the better one is its own reference in every score."""
-    scenario, seed = load_suite("degraded")
-    rows = list(scores.table(scenario, seed, count=6, particles=[], trackers=scores.IMMS, hours=0.2))
-    assert [row["who"] for row in rows] == list(scores.IMMS) and {row["flights"] for row in rows} == {6}
+    scenario, seed = load_suite("tma-4s")
+    rows = list(scores.table(scenario, seed, count=16, particles=[], trackers=scores.IMMS, hours=0.4))
+    assert [row["who"] for row in rows] == list(scores.IMMS) and {row["flights"] for row in rows} == {16}
     for score in scores.SCORES:
         assert min(float(row[f"{score}_over_imm"]) for row in rows) == 1.0
         assert len({row[f"{score}_imm"] for row in rows}) == 1
