@@ -11,8 +11,9 @@ weights lie in RUNS/NAME-SEED, a folder that `ssrtrack evaluate -t` takes. A pro
 own row alone; its best weights so far are kept. RUNS/NAME-SEED.log has a line for every validation as it happens.
 
 Before its first step a model must score as its base filter does, or it gets no row. Ratios are of RMSE over the better
-of the two tuned IMMs (mixture noise, gate) on each setting of the suite's validation splits, on which the best weights
-were chosen: what a model is worth is what `ssrtrack evaluate` says of it on the test splits. There too: the normalised
+of the two tuned IMMs (mixture noise, gate) on each setting of the suite's validation splits, on other traffic under the
+suite's radars and on flights of all kinds, on which the best weights were chosen; what a row says of all is of the
+suite alone. What a model is worth is what `ssrtrack evaluate` says of it on the test splits. There too: the normalised
 error squared over its 4 components, and the share of positions within their 95 % ellipse. Writes
 results/train_learned_gpu.csv. Without a GPU `--device cpu --steps 2 --batch 4 --size tiny` does the same.
 
@@ -48,7 +49,7 @@ from ssrtrack.models.residual_config import ResidualConfig
 from ssrtrack.models.residual_inputs import base_history
 from ssrtrack.simulators.suite import list_suite
 from ssrtrack.training.loop import Report
-from ssrtrack.training.loop_data import SPREAD, data_of
+from ssrtrack.training.loop_data import SPREAD, data_of, settings_of
 from ssrtrack.training.loop_folder import PROGRESS, STEPS
 from ssrtrack.training.loop_koss import Outcome, train_koss
 from ssrtrack.training.loop_model import config_of, new_model
@@ -72,6 +73,7 @@ ABLATIONS = (
 )  # fmt: skip
 SETS = {"ablations": ABLATIONS, "peers": PEERS}
 IMMS = ("imm", "imm-gated")
+SETTINGS = settings_of(data_of(SPREAD, [], []))
 SPENT_S = 28.0  # of a process's time that is no training: imports, held-out flights, the last look at its weights
 GRACE_S = 20.0  # how late a process may be before it is ended
 ELLIPSE = -2.0 * log(0.05)  # χ² of two components that 95 % lie below
@@ -79,9 +81,9 @@ BASE_OFF = 1e-3  # by how much an untrained model's errors may differ from its b
 COLUMNS = (
     "model", "seed", "block", "network", "loss", "weights", "octets_per_track", "size", "batch", "window",
     "learning_rate", "dtype", "side_by_side", "steps", "best_step", "training_s", "steps_per_s", "plots_per_s",
-    *(f"{what}_over_best_imm_{name}" for name in list_suite() for what in ("position", "velocity")),
+    *(f"{what}_over_best_imm_{name}" for name in SETTINGS for what in ("position", "velocity")),
     "position_over_best_imm", "velocity_over_best_imm",
-    *(f"{what}_{name}" for name in list_suite() for what in ("anees", "coverage")), "note",
+    *(f"{what}_{name}" for name in SETTINGS for what in ("anees", "coverage")), "note",
 )  # fmt: skip
 NETWORK = {f.name for f in fields(ResidualConfig)} - {"options", "block", "modes", "nominal_gap_s"}
 TRAINING = {f.name for f in fields(Recipe)} - {"network", "minutes", "steps", "seed"}
@@ -200,13 +202,14 @@ def measured(folder: Path, outcome: Outcome, recipe: Recipe) -> dict[str, Any]:
         "plots_per_s": round(steps * recipe.batch * recipe.window / report.seconds),
     }  # fmt: skip
     logs = []
-    for name, pair in zip(list_suite(), over_best(report), strict=True):
+    for name, pair in zip(SETTINGS, over_best(report), strict=True):
         row |= {
             f"{what}_over_best_imm_{name}": f"{r:.4f}" for what, r in zip(("position", "velocity"), pair, strict=True)
         }
-        logs.append([log(r) for r in pair])
+        if name in list_suite():
+            logs.append([log(r) for r in pair])
     position, velocity = np.exp(np.mean(logs, 0))
-    for name, (anees, share) in zip(list_suite(), honesty(report.held_out, folder), strict=True):
+    for name, (anees, share) in zip(SETTINGS, honesty(report.held_out, folder), strict=True):
         row |= {f"anees_{name}": f"{anees:.3f}", f"coverage_{name}": f"{share:.4f}"}
     return row | {"position_over_best_imm": f"{position:.4f}", "velocity_over_best_imm": f"{velocity:.4f}"}
 

@@ -17,6 +17,7 @@ def gka(
     output: shared.Output = Path("runs/gka"),
     resume: shared.Resume = None,
     validation: shared.Validation = None,
+    start: shared.Start = "",
     base: shared.Base = "imm",
     size: shared.Size = "small",
     width: shared.Width = 0,

@@ -12,7 +12,7 @@ import typer
 _WITH_RESUME = {"resume", "device", "workers", "tensorboard", "learning_rate"}
 _RECIPE = (
     "size", "base", "steps", "minutes", "batch", "window", "learning_rate", "dtype", "seed", "validate_every",
-    "patience", "loss",
+    "patience", "loss", "start",
 )  # fmt: skip
 
 

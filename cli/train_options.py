@@ -17,6 +17,10 @@ Resume = Annotated[Path | None, typer.Option(help="Go on with the run in this fo
 Validation = Annotated[
     list[Path] | None, typer.Option(help="Log of held-out flights; by default simulated, or a tenth of the logs'.")
 ]
+Start = Annotated[
+    str,
+    typer.Option(help="Begin with the network, weights and base of a learned tracker: koss, gka, a folder of a run."),
+]
 Base = Annotated[str, typer.Option("-b", "--base", help="Estimator to correct: imm, kf, a TOML, ...")]
 Flights = Annotated[
     str, typer.Option(help="Who makes a scenario's flights: simulator, device (the training's), or auto.")

@@ -11,6 +11,7 @@ import torch
 
 from ssrtrack.errors import ScenarioError, TrainingError
 from ssrtrack.filters.measurement import DEBIAS_LIMIT
+from ssrtrack.models.checkpoint_base import bank_to_dict
 from ssrtrack.models.load import load_tracker
 from ssrtrack.models.residual_inputs import Flown, base_history
 from ssrtrack.simulators.schema_radar import RadarSpec
@@ -29,7 +30,7 @@ from ssrtrack.training.device_spread import (
 )
 from ssrtrack.training.device_suite import ELSEWHERE, scenes
 from ssrtrack.training.flown_windows import MIN_PLOTS
-from ssrtrack.training.loop_data import SPREAD, Data, data_of
+from ssrtrack.training.loop_data import SPREAD, Data, data_of, settings_of
 from ssrtrack.training.loop_koss import train_koss
 from ssrtrack.training.loop_recipe import Recipe
 from ssrtrack.training.loop_validation import Errors, HeldOut
@@ -159,7 +160,7 @@ def test_windows_are_as_a_tracker_meets_them(batch: Flown) -> None:
 
 
 def test_turned_and_mirrored_flights_fly_as_before() -> None:
-    fleet, rng = drawn_fleet(1, (1,), 20, 400.0, 0.0), torch.Generator().manual_seed(2)
+    fleet, rng = drawn_fleet(Spread(**PLAIN), 1, (1,), 20, 400.0), torch.Generator().manual_seed(2)
     spec = radars(Spread(**PLAIN), 20)
     site = site_of(spec, "cpu")
     paths = flown_paths(fleet.plans, site, 400.0, torch.zeros(20, 1, dtype=torch.float64), rng)
@@ -180,7 +181,7 @@ def test_turned_and_mirrored_flights_fly_as_before() -> None:
 
 
 def test_the_suites_flights_are_there_under_its_own_radars() -> None:
-    fleet = drawn_fleet(1, (1,), 512, 400.0, 0.25)
+    fleet = drawn_fleet(replace(ALL_RADARS, suite_share=0.25, suite_traffic=1.0), 1, (1,), 512, 400.0)
     share = [float((fleet.scene == k).mean()) for k in range(4)]
     assert share == pytest.approx([0.0625] * 4) and set(fleet.scene) == {ELSEWHERE, 0, 1, 2, 3}
     for k, scenario in enumerate(scenes()):
@@ -194,6 +195,15 @@ def test_the_suites_flights_are_there_under_its_own_radars() -> None:
             assert set(getattr(getattr(spec, block), key)[found, 0].tolist()) == {getattr(getattr(its, block), key)}
         assert set(spec.rotation_period_s[found, 0].tolist()) == {its.rotation_period_s}
     assert len(spec.noise.sigma_range_m[scene == ELSEWHERE].unique()) > 300
+
+
+def test_under_the_suites_radars_others_fly_too() -> None:
+    fleet = drawn_fleet(replace(ALL_RADARS, suite_share=0.5, suite_traffic=0.5), 1, (1,), 512, 400.0)
+    own = {flow.radius_nm for scenario in scenes() for flow in scenario.traffic}
+    for k in range(4):
+        flown = np.isin(fleet.radius_nm[fleet.scene == k], list(own))
+        assert float(flown.mean()) == 0.5
+    assert not np.isin(fleet.radius_nm[fleet.scene == ELSEWHERE], list(own)).any()
 
 
 def test_nothing_of_the_suites_radars_is_left_out_unnoticed() -> None:
@@ -275,9 +285,29 @@ def test_a_training_on_all_radars(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     lines: list[str] = []
     telling: Any = type("Told", (), {"line": lines.append, "step": lambda *_: None, "scalars": lambda *_: None})
     outcome = train_koss(data, recipe, tmp_path / "run", device="cpu", workers=0, telling=telling)
-    assert outcome.report is not None and len(outcome.report.held_out.ratios(outcome.report.errors)) == 4
+    assert outcome.report is not None
+    assert len(outcome.report.held_out.ratios(outcome.report.errors)) == len(settings_of(data)) == 6
     assert "by setting 1.000/1.000, 1.000/1.000" in lines[0]
     tracker: Any = load_tracker(str(tmp_path / "run"))
     assert {"kind": "endless simulation", "name": "spread", "first_seed": 1} in list(tracker.sources)
     with pytest.raises(TrainingError, match="made on the training device"):
         data_of(SPREAD, [], [], "simulator")
+    # Another run begins where this one ended: with its network, weights and base.
+    again = Recipe(steps=1, batch=6, window=24, learning_rate=1e-9, start=str(tmp_path / "run"))
+    assert Recipe.from_dict(again.to_dict()) == again
+    outcome = train_koss(data, again, tmp_path / "again", device="cpu", workers=0)
+    other: Any = load_tracker(str(tmp_path / "again"))
+    assert other.model.config == tracker.model.config and bank_to_dict(other.bank) == bank_to_dict(tracker.bank)
+    for name, weight in tracker.model.state_dict().items():
+        torch.testing.assert_close(other.model.state_dict()[name], weight, rtol=0, atol=1e-7)
+    assert {"kind": "endless simulation", "name": "spread", "first_seed": 1} in list(other.sources)
+
+
+def test_a_run_cannot_start_from_what_is_no_learned_tracker(tmp_path: Path) -> None:
+    data = data_of(SPREAD, [], [])
+    with pytest.raises(TrainingError, match="start 'imm' is no learned tracker; give koss, gka or the folder"):
+        train_koss(data, Recipe(steps=1, start="imm"), tmp_path / "run", device="cpu", workers=0)
+    assert not (tmp_path / "run").exists()
+    for change in ({"base": "kf"}, {"network": {"width": 64}}):
+        with pytest.raises(TrainingError, match="starts from 'koss' has its network and base; leave others out"):
+            Recipe(steps=1, start="koss", **change)  # type: ignore[arg-type]

@@ -22,11 +22,12 @@ from ssrtrack.simulators.legs import Limits
 from ssrtrack.simulators.schema_effects import Tails
 from ssrtrack.simulators.schema_radar import RadarSpec
 from ssrtrack.simulators.schema_traffic import Flow
+from ssrtrack.simulators.suite import list_suite
 from ssrtrack.training.device_motion import flown_paths
 from ssrtrack.training.device_plan import AGE_S, Plans, planned_flights
 from ssrtrack.training.device_radar import observed, site_of
 from ssrtrack.training.device_sampler import windows_of_plots
-from ssrtrack.training.device_suite import ELSEWHERE, drawn_suite_flows, radar_of, suite_turbulence, with_suite
+from ssrtrack.training.device_suite import ELSEWHERE, radar_of, suite_flows, suite_turbulence, with_suite
 from ssrtrack.units import DEG_RAD, NM_M
 
 Tensor = torch.Tensor
@@ -71,8 +72,9 @@ class Spread:
     where converted positions would be biased at the radar's reach (`not_on_device`). probability: of detection, the
     higher ones likelier, as small shares of outliers and jumps are. gaussian: share of radars whose noise has no tails;
     the others' degrees of freedom are least_dof or more. biased: share of radars with constant errors, of the
-    deviations given. suite_share: of the flights, that are those of the benchmark suite in everything, its scenarios
-    alike; the other fields do not say of them.
+    deviations given. suite_share: of the flights, under the radars of the benchmark suite, its scenarios alike, of
+    which the other fields do not say; suite_traffic: of those, the suite's own traffic too. The others fly anyhow, so
+    that a radar's numbers do not stand for its traffic.
     """
 
     period_s: tuple[Range, ...] = ((3.8, 5.6), (6.6, 9.4), (10.6, 12.6))
@@ -95,6 +97,7 @@ class Spread:
     range_margin: Range = (1.05, 1.8)  # of the radar's range over the traffic's circle
     turbulence_m2ps3: Range = (0.0, 0.12)
     suite_share: float = 0.6
+    suite_traffic: float = 0.6
 
 
 ALL_RADARS = Spread()
@@ -138,15 +141,15 @@ def drawn_flow(rng: np.random.Generator) -> Flow:
     )
 
 
-def drawn_fleet(seed: int, key: tuple[int, ...], count: int, life_s: float, suite_share: float) -> Fleet:
+def drawn_fleet(spread: Spread, seed: int, key: tuple[int, ...], count: int, life_s: float) -> Fleet:
     """`count` flights of HABITS flows, a share of them the suite's, each of life_s; a function of the arguments."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=key)))
     many = min(HABITS, count)
-    of_suite = round(suite_share * many)
-    scenes, known = drawn_suite_flows(rng, of_suite)
-    drawn = [drawn_flow(rng) for _ in range(many - of_suite)]
+    of_suite = round(spread.suite_share * many)
+    scene = np.where(np.arange(many) < of_suite, np.arange(many) % len(list_suite()), ELSEWHERE)
+    known = suite_flows(rng, scene[: round(spread.suite_traffic * of_suite)])
+    drawn = [drawn_flow(rng) for _ in range(many - len(known))]
     habits = [replace(flow, flight_time_s=(life_s, life_s)) for flow in (*known, *drawn)]
-    scene = np.concatenate([scenes, np.full(len(drawn), ELSEWHERE)])
     which = rng.permutation(count) % many
     flows = [habits[n] for n in which]
     limits = Limits(float(rng.uniform(3.0, 8.0)) * DEG_RAD, float(rng.uniform(0.3, 1.0)))
@@ -264,7 +267,7 @@ class SpreadFlights:
     def _submit(self, number: int) -> "Future[Fleet]":
         if number not in self._fleets:
             key = PLANS, number, self._rank, self._world
-            asked = self._seed, key, self._per_plan * self._made, AGE_S + self._span_s, self._spread.suite_share
+            asked = self._spread, self._seed, key, self._per_plan * self._made, AGE_S + self._span_s
             if self._pool is not None:
                 self._fleets[number] = self._pool.submit(drawn_fleet, *asked)
             else:

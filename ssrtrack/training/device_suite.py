@@ -29,15 +29,14 @@ def scenes() -> tuple[Scenario, ...]:
     return tuple(load_suite(name, "train")[0] for name in list_suite())
 
 
-def drawn_suite_flows(rng: np.random.Generator, count: int) -> tuple[NDArray[np.int64], list[Flow]]:
-    """`count` flows, all scenarios alike and each flow by how many it has in the air; and the scenario (N,) of each."""
-    which = np.arange(count) % len(scenes())
+def suite_flows(rng: np.random.Generator, which: NDArray[np.int64]) -> list[Flow]:
+    """A flow of each scenario `which` (N,), drawn by how many it has in the air."""
     flows = []
     for scene in which:
         traffic = scenes()[scene].traffic
         numbers = np.array([flow.number for flow in traffic], float)
         flows.append(traffic[rng.choice(len(traffic), p=numbers / numbers.sum())])
-    return which, flows
+    return flows
 
 
 def with_suite(drawn: Mapping[str, Tensor], scene: Tensor) -> dict[str, Tensor]:

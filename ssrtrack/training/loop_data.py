@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ssrtrack.simulators.suite import is_suite, list_suite, load_suite
 from ssrtrack.training.dataset import LoggedFlights, read_flights, split_by_flight
 from ssrtrack.training.device_radar import left_out
 from ssrtrack.training.device_sampler import PATTERNS, device_flights, not_on_device
-from ssrtrack.training.device_spread import ALL_RADARS, spread_flights
+from ssrtrack.training.device_spread import ALL_RADARS, SpreadFlights, spread_flights
 from ssrtrack.training.distributed import Ranks
 from ssrtrack.training.flown_simulated import FLIGHTS_APART, Endless, held_out_flights, simulated_flights
 from ssrtrack.training.flown_windows import Windows
@@ -31,6 +31,12 @@ SOURCES = ("auto", "simulator", "device")
 SPREAD = "spread"  # in a scenario's place: radars and traffic of all kinds (`ssrtrack.training.device_spread`)
 HELD_OUT = 256  # windows of validation
 HELD_OUT_PLOTS = 200  # in each of them: longer than a training window, as flights in `evaluate` are
+HELD_OUT_SEED = 900_001  # of those that are in no scenario: far from the seeds that trainings have
+# Beside the suite's own: a tracker that took a radar's numbers for its traffic would show here.
+ELSEWHERE = {
+    "other traffic": replace(ALL_RADARS, suite_share=1.0, suite_traffic=0.0),
+    "all kinds": replace(ALL_RADARS, suite_share=0.0),
+}
 HELD_OUT_SHARE = 0.1  # of the flights of logs, where no others are named
 
 
@@ -171,7 +177,7 @@ def _held_out(data: Data, scenario: Scenario, plan: Endless) -> Windows:
 
 
 def _held_out_everywhere(data: Data, seed: int) -> Windows:
-    """Of the validation split of each of the suite's scenarios as many."""
+    """Of the validation split of each of the suite's scenarios as many, and of each kind of ELSEWHERE."""
     if data.validation:
         return _some(read_flights(data.validation, HELD_OUT_PLOTS), seed)
     parts = []
@@ -180,7 +186,16 @@ def _held_out_everywhere(data: Data, seed: int) -> Windows:
         plan = Endless(scenario, its_seed, 1, HELD_OUT_PLOTS)
         part = held_out_flights(plan, -(-HELD_OUT // len(list_suite())), its_seed)
         parts.append(replace(part, flight=part.flight % FLIGHTS_APART + number * FLIGHTS_APART))
+    for spread in ELSEWHERE.values():
+        flown = SpreadFlights(spread, HELD_OUT_SEED, len(parts[0]), HELD_OUT_PLOTS, "cpu").windows(0)
+        columns = {f.name: getattr(flown, f.name).numpy() for f in fields(flown)}
+        parts.append(Windows(**columns, flight=np.arange(len(flown.valid)) + len(parts) * FLIGHTS_APART))
     return Windows.concat(parts)
+
+
+def settings_of(data: Data) -> list[str]:
+    """Names of the settings that `groups_of` tells apart, in their order; none where there is one."""
+    return [*list_suite(), *ELSEWHERE] if data.source == SPREAD and not data.validation else []
 
 
 def groups_of(data: Data, held: Windows) -> NDArray[np.int64] | None:
@@ -209,7 +224,7 @@ def sources_trained_on(data: Data, recipe: Recipe) -> Sources:
         own = sources_of(readers)
         for reader in readers:
             reader.close()
-    return own.joined(sources_of_tracker(recipe.base))
+    return own.joined(sources_of_tracker(recipe.start or recipe.base))
 
 
 def _fixed_sources(scenario: Scenario, own: Sources) -> Sources:

@@ -12,8 +12,10 @@ from ssrtrack import __version__
 from ssrtrack.errors import CheckpointError, LogError, TrainingError
 from ssrtrack.filters.bank import Bank
 from ssrtrack.models.checkpoint_base import bank_from_dict, bank_to_dict
+from ssrtrack.models.learned import LearnedEstimator
 from ssrtrack.models.load import load_tracker
 from ssrtrack.models.provenance import Sources
+from ssrtrack.models.residual import ResidualKoss
 from ssrtrack.models.residual_inputs import base_form
 from ssrtrack.training.dataset import check_logs
 from ssrtrack.training.distributed import Ranks, ranks
@@ -102,8 +104,8 @@ def train_koss(
         ScenarioError, LogError, EstimatorError: what was named cannot be used.
     """
     # What cannot be done is found out before anything is written.
-    filters = _bank(recipe.base), _bank(REFERENCE)
-    new_model(recipe.size, filters[0], 1.0, 0, recipe.network)
+    filters = _base(recipe), _bank(REFERENCE)
+    _begun(recipe, filters[0], 1.0)
     check_logs([*data.logs, *data.validation])
     check_free(output, force=force)
     sources = sources_trained_on(data, recipe)
@@ -198,7 +200,7 @@ def _trained(it: _Run, here: Ranks, workers: int, telling: Telling) -> Outcome:
         flights, held = stack.enter_context(flights_of(data, recipe, here, workers))
         told = to_flown(held, here.device), held.flight, bank, it.reference, groups_of(data, held)
         there = held_out(*told) if here.leads else None
-        model = new_model(recipe.size, bank, _usual_gap_s(held), recipe.seed, recipe.network)
+        model = _begun(recipe, bank, _usual_gap_s(held))
         if it.new is not None and here.leads:  # only now is it known that there are flights
             new_folder(folder.path, it.new.config, force=it.new.force)
         if here.leads:
@@ -217,6 +219,24 @@ def _trained(it: _Run, here: Ranks, workers: int, telling: Telling) -> Outcome:
         # What is on disk is what others will use, so that is what the summary is about.
         report = run.report_on(store.kept(here.device))
     return Outcome(report, ratio_interval(report.errors, there.reference, there.flight, recipe.seed))
+
+
+def _start(text: str) -> LearnedEstimator:
+    tracker = load_tracker(text)
+    if not isinstance(tracker, LearnedEstimator):
+        raise TrainingError(f"start {text!r} is no learned tracker; give koss, gka or the folder of a run")
+    return tracker
+
+
+def _base(recipe: Recipe) -> Bank:
+    return _start(recipe.start).bank if recipe.start else _bank(recipe.base)
+
+
+def _begun(recipe: Recipe, bank: Bank, usual_gap_s: float) -> ResidualKoss:
+    """The model before its first step."""
+    if recipe.start:
+        return _start(recipe.start).model.train().requires_grad_()
+    return new_model(recipe.size, bank, usual_gap_s, recipe.seed, recipe.network)
 
 
 def _bank(text: str) -> Bank:

@@ -20,11 +20,12 @@ class Recipe:
 
     size: name of the network's size; network: what of it is otherwise, as `ResidualConfig` names it (block, options,
     width, residual, ...). loss: likelihood of the truth, squared errors, or both. base: the estimator that the network
-    corrects, as `--tracker` has it. steps: how many; 0 leaves the end to `minutes` of computing, and then no two runs
-    are alike to the last bit. batch: windows in a step over all processes, of `window` plots each. learning_rate:
-    highest one; it rises over the first `warmup` of the run and falls along a cosine to LAST_RATE of it. clip: greatest
-    norm of a gradient. validate_every: steps between validations, 0 for a twentieth of the run. patience: validations
-    without a new best after which the run ends, 0 for never.
+    corrects, as `--tracker` has it. start: a learned tracker, as `--tracker` has it, with whose network, weights and
+    base filter the run begins; size, network and base then say nothing. steps: how many; 0 leaves the end to `minutes`
+    of computing, and then no two runs are alike to the last bit. batch: windows in a step over all processes, of
+    `window` plots each. learning_rate: highest one; it rises over the first `warmup` of the run and falls along a
+    cosine to LAST_RATE of it. clip: greatest norm of a gradient. validate_every: steps between validations, 0 for a
+    twentieth of the run. patience: validations without a new best after which the run ends, 0 for never.
     """
 
     size: str = "small"
@@ -43,6 +44,7 @@ class Recipe:
     patience: int = 0
     network: Mapping[str, Any] = field(default_factory=dict)
     loss: str = "nll+mse"
+    start: str = ""
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -62,6 +64,8 @@ class Recipe:
             raise TrainingError(f"dtype is {self.dtype!r}, expected one of {', '.join(DTYPES)}")
         if self.loss not in LOSSES:
             raise TrainingError(f"loss is {self.loss!r}, expected one of {', '.join(LOSSES)}")
+        if self.start and (self.network or self.base != "imm"):
+            raise TrainingError(f"a run that starts from {self.start!r} has its network and base; leave others out")
         if not isinstance(self.network, Mapping):
             raise TrainingError(f"network is {self.network!r}, expected a table of what differs from the size")
 
@@ -94,7 +98,7 @@ class Recipe:
         return cls(**values)
 
 
-_LATER = {"network", "loss"}  # what the first recipes did not say, for there was one answer
+_LATER = {"network", "loss", "start"}  # what the first recipes did not say, for there was one answer
 _LEAST = {
     "steps": 0, "minutes": 0.0, "batch": 1, "window": LEAST_WINDOW, "learning_rate": 0.0, "warmup": 0.0,
     "weight_decay": 0.0, "clip": 0.0, "seed": 0, "validate_every": 0, "patience": 0,
