@@ -19,6 +19,7 @@ def residual_(
     output: shared.Output = Path("runs/residual"),
     resume: shared.Resume = None,
     validation: shared.Validation = None,
+    start: shared.Start = "",
     base: shared.Base = "imm",
     size: shared.Size = "small",
     width: shared.Width = 0,
