@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -36,14 +34,6 @@ from tests.judge_fixture import Here, save_model, some_rows
 
 FLIGHTS = 8
 MOST = 600  # plots of a piece here: the eight flights have more
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,12 @@
 
 import csv
 import sys
-from collections.abc import Iterator
 from math import exp, inf, log, nan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -31,14 +29,6 @@ from ssrtrack.simulators.suite import list_suite, suite_provenance  # noqa: E402
 from tests.judge_fixture import Here, save_model, some_rows  # noqa: E402
 
 MODELS = {"plain": 0.0, "worse": 0.15}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
