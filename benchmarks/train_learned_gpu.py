@@ -19,9 +19,9 @@ results/train_learned_gpu.csv. Without a GPU `--device cpu --steps 2 --batch 4 -
 
 A model is NAME or NAME:key=value,key=value with a key of the network (width, blocks, residual, timed, ...), of the
 training (learning_rate, loss, batch, dtype, ...), of the flights (suite_share) or of the block (see_prediction,
-operator, inner, ...); seed=2 there is the seed of that one alone. `peers` stands for the other blocks at the size of
-the shipped KOSS; `ablations` for that KOSS under three seeds and all that it is compared with, one thing of it changed
-or taken away at a time.
+operator, inner, ...); seed=2 there is the seed of that one alone. `ablations` stands for KOSS of the shipped size with
+the prediction shown to its gain, under three seeds, and all that it is compared with, one thing of it changed or taken
+away at a time; `peers` for the other blocks at that size.
 """
 
 import argparse
@@ -60,12 +60,12 @@ from ssrtrack.training.loop_validation import Errors, HeldOut, errors_of, joined
 MODELS = ("koss", "gka", "gru", "s6", "transformer")
 # Highest learning rates, where a model names none.
 RATES = {"koss": 5e-3, "gka": 3e-3, "gru": 4e-3, "s6": 4e-3, "transformer": 2e-3}
-SHIPPED = "koss:width=128,blocks=4,see_prediction=true"
+WHOLE = "koss:width=128,blocks=4,see_prediction=true"
 PEERS = tuple(f"{name}:width=128,blocks=4" for name in MODELS if name != "koss")
 ABLATIONS = (
-    SHIPPED, f"{SHIPPED},seed=2", f"{SHIPPED},seed=3",
+    WHOLE, f"{WHOLE},seed=2", f"{WHOLE},seed=3",
     "koss:width=128,blocks=4", "koss:width=128,blocks=4,innovate=false",
-    *(f"{SHIPPED},{change}" for change in (
+    *(f"{WHOLE},{change}" for change in (
         "derivative=difference", "operator=kalman", "operator=exact", "segment=4", "residual=false", "timed=false",
         "loss=nll", "loss=mse", "input_gain=false", "suite_share=0",
     )),

@@ -3,7 +3,7 @@
 A batch has a radar of its own for every flight, drawn from a `Spread`, and traffic of random habits. Flights are
 planned by the thousand on the CPU and flown and observed on the training device (`ssrtrack.training.device_sampler`);
 each plan is used several times, turned about the radar, mirrored and seen by another radar. A share of the flights is
-the benchmark suite's own traffic under its own radars (`ssrtrack.training.device_suite`).
+seen by the benchmark suite's own radars, and most of those fly as its traffic does (`ssrtrack.training.device_suite`).
 """
 
 from collections.abc import Iterator, Sequence

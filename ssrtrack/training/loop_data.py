@@ -33,7 +33,7 @@ HELD_OUT = 256  # windows of validation
 HELD_OUT_PLOTS = 200  # in each of them: longer than a training window, as flights in `evaluate` are
 HELD_OUT_SEED = 900_001  # of those that are in no scenario: far from the seeds that trainings have
 # Beside the suite's own: a tracker that took a radar's numbers for its traffic would show here.
-ELSEWHERE = {
+BESIDE_SUITE = {
     "other traffic": replace(ALL_RADARS, suite_share=1.0, suite_traffic=0.0),
     "all kinds": replace(ALL_RADARS, suite_share=0.0),
 }
@@ -45,7 +45,7 @@ class Data:
     """What to train on: a scenario, simulated without end, or logs. validation: logs of held-out flights, if any.
 
     source: what makes a scenario's flights, one of SOURCES; or SPREAD, where there is neither scenario nor log; then
-    suite_share says which share of the flights are the benchmark suite's own.
+    suite_share says which share of the flights the benchmark suite's radars see.
     """
 
     scenario: Scenario | None = None
@@ -177,7 +177,7 @@ def _held_out(data: Data, scenario: Scenario, plan: Endless) -> Windows:
 
 
 def _held_out_everywhere(data: Data, seed: int) -> Windows:
-    """Of the validation split of each of the suite's scenarios as many, and of each kind of ELSEWHERE."""
+    """Of the validation split of each of the suite's scenarios as many, and of each kind of BESIDE_SUITE."""
     if data.validation:
         return _some(read_flights(data.validation, HELD_OUT_PLOTS), seed)
     parts = []
@@ -186,7 +186,7 @@ def _held_out_everywhere(data: Data, seed: int) -> Windows:
         plan = Endless(scenario, its_seed, 1, HELD_OUT_PLOTS)
         part = held_out_flights(plan, -(-HELD_OUT // len(list_suite())), its_seed)
         parts.append(replace(part, flight=part.flight % FLIGHTS_APART + number * FLIGHTS_APART))
-    for spread in ELSEWHERE.values():
+    for spread in BESIDE_SUITE.values():
         flown = SpreadFlights(spread, HELD_OUT_SEED, len(parts[0]), HELD_OUT_PLOTS, "cpu").windows(0)
         columns = {f.name: getattr(flown, f.name).numpy() for f in fields(flown)}
         parts.append(Windows(**columns, flight=np.arange(len(flown.valid)) + len(parts) * FLIGHTS_APART))
@@ -195,7 +195,7 @@ def _held_out_everywhere(data: Data, seed: int) -> Windows:
 
 def settings_of(data: Data) -> list[str]:
     """Names of the settings that `groups_of` tells apart, in their order; none where there is one."""
-    return [*list_suite(), *ELSEWHERE] if data.source == SPREAD and not data.validation else []
+    return [*list_suite(), *BESIDE_SUITE] if data.source == SPREAD and not data.validation else []
 
 
 def groups_of(data: Data, held: Windows) -> NDArray[np.int64] | None:
